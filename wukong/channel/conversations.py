@@ -1,0 +1,209 @@
+"""Read positions, and conversations and commands derived from the log. behaviour.md sections 10 and 12.
+
+Nothing about a conversation is stored that follows from the log: unread, order and lists are computed when asked.
+"""
+
+import msgspec
+
+from wukong.channel.commands import (
+    CHAT_OP_CLEAR,
+    CHAT_OP_DELETE,
+    AdvanceCommands,
+    RememberSync,
+    Reply,
+    TakeSync,
+    UpdateChat,
+)
+from wukong.channel.effects import Message
+from wukong.channel.ids import ChannelId, implicit_members
+from wukong.channel.members import keep_or_drop
+from wukong.channel.messages import messages_between, own_last_seq, stored_message
+from wukong.channel.state import State, UserRow, after, channel_part, encode, part, read_channel_part, seq_part
+
+_decode_positions = msgspec.msgpack.Decoder(list[tuple[ChannelId, int]]).decode
+
+
+class Conversation(msgspec.Struct, frozen=True, gc=False):
+    """A user's view of one channel. last_seq: newest message he may see; unread and read_seq by behaviour.md 10.2.
+    messages: newest first."""
+
+    channel: ChannelId
+    unread: int
+    read_seq: int
+    last_seq: int
+    messages: list[Message]
+
+
+def update_chat(state: State, command: UpdateChat) -> Reply:
+    part_ = channel_part(command.channel)
+    head = state.head(part_)
+    last = 0 if head is None else head.last_seq
+    row = state.user(part_, command.uid)
+    if command.op == CHAT_OP_DELETE:
+        if row is not None and row.chat:
+            row.deleted_seq = last
+            row.updated_ms = state.now_ms
+            state.put_user(part_, command.uid, row, fresh=False)
+        return Reply()
+    if last == 0:
+        return Reply()
+    if command.op == CHAT_OP_CLEAR or command.unread == 0:
+        target = last
+    elif 0 < command.unread <= last:
+        target = last - command.unread
+    else:
+        target = last - 1
+    fresh = row is None
+    if row is None:
+        row = UserRow(created_ms=state.now_ms)
+    row.chat = True
+    row.read_seq = max(row.read_seq, target)
+    row.updated_ms = state.now_ms
+    state.put_user(part_, command.uid, row, fresh=fresh)
+    return Reply()
+
+
+def advance_commands(state: State, command: AdvanceCommands) -> Reply:
+    channel, uid = command.channel, command.uid
+    part_ = channel_part(channel)
+    row = state.user(part_, uid)
+    head = state.head(part_)
+    if row is not None and head is not None and command.seq > row.cmd_read:
+        row.cmd_read = min(command.seq, head.cmd_seq)
+        if row.member or uid in implicit_members(channel):
+            state.put_user(part_, uid, row, fresh=False)
+        else:
+            keep_or_drop(state, part_, uid, row)
+    prefix = _explicit_prefix(uid) + part_
+    for key, _ in state.scan(prefix, prefix + seq_part(command.seq + 1)):
+        state.delete(key)
+    return Reply()
+
+
+def remember_sync(state: State, command: RememberSync) -> Reply:
+    key = b"p" + command.uid.encode()
+    if command.positions:
+        state.put(key, encode(command.positions))
+    else:
+        state.delete(key)
+    return Reply()
+
+
+def take_sync(state: State, command: TakeSync) -> Reply:
+    key = b"p" + command.uid.encode()
+    row = state.get(key)
+    if row is None:
+        return Reply(positions=[])
+    state.delete(key)
+    return Reply(positions=_decode_positions(row))
+
+
+# -- reading --
+
+
+def visible_range(channel: ChannelId, row: UserRow, uid: str, last: int) -> tuple[int, int]:
+    """(first, last) chat seq that the conversation shows: for somebody who is no member any more it ends where his
+    last membership ended. History itself is not restricted (http-api.md 9.8)."""
+    if row.intervals and not row.member and uid not in implicit_members(channel):
+        last = min(last, row.intervals[-1].until_seq)
+    return row.deleted_seq + 1, last
+
+
+def conversation(
+    state: State, channel: ChannelId, uid: str, *, after_seq: int, unread_only: bool, count: int, hidden: bool = False
+) -> Conversation | None:
+    """The user's conversation with up to count newest messages, or None when there is none (hidden: show it anyway).
+
+    after_seq: only messages above it (what the client has). unread_only: only messages above the read position, when
+    after_seq is 0."""
+    part_ = channel_part(channel)
+    head = state.head(part_)
+    row = state.user(part_, uid)
+    if row is None or not row.chat:
+        if not hidden:
+            return None
+        row = row or UserRow()
+    newest = 0 if head is None else head.last_seq
+    first, last = (1, newest) if hidden else visible_range(channel, row, uid, newest)
+    if after_seq > 0:
+        first = max(first, after_seq + 1)
+    elif unread_only:
+        first = max(first, row.read_seq + 1)
+    messages = messages_between(state, part_, is_cmd=False, first=first, last=last, limit=count, newest=True)
+    messages.reverse()
+    unread, read = _unread(state, part_, uid, row.read_seq, last, messages)
+    return Conversation(channel, unread, read, last, messages)
+
+
+def _unread(state: State, part_: bytes, uid: str, read: int, last: int, newest_first: list[Message]) -> tuple[int, int]:
+    if newest_first and newest_first[0].from_uid == uid:
+        return 0, newest_first[0].message_seq
+    unread = max(0, last - read)
+    own = own_last_seq(state, part_, uid)
+    if read < own <= last and last - own < unread:
+        return last - own, own
+    return unread, read
+
+
+def conversations_of(state: State, uid: str) -> list[tuple[int, ChannelId]]:
+    """(second of the last message or of the row's change, channel) of every conversation the user has in this slot."""
+    found = []
+    for channel in state.channels_of(uid):
+        part_ = channel_part(channel)
+        row = state.user(part_, uid)
+        if row is None or not row.chat:
+            continue
+        head = state.head(part_)
+        found.append((head.last_ts if head is not None and head.last_ts else row.updated_ms // 1000, channel))
+    return found
+
+
+def pending_commands(state: State, uid: str, *, limit: int) -> list[tuple[ChannelId, list[Message]]]:
+    """Commands for the user that he has not confirmed, per channel, ascending, at most limit in total: those of the
+    times of his membership (D-15) and those sent to him by name."""
+    found: list[tuple[ChannelId, list[Message]]] = []
+    left = limit
+    for channel in state.channels_of(uid):
+        if left <= 0:
+            return found
+        part_ = channel_part(channel)
+        head = state.head(part_)
+        row = state.user(part_, uid)
+        if head is None or row is None or head.cmd_seq <= row.cmd_read:
+            continue
+        messages = _commands_for(state, channel, part_, uid, row, head.cmd_seq, left)
+        if messages:
+            found.append((channel, messages))
+            left -= len(messages)
+    if left > 0:
+        found.extend(_explicit_commands(state, uid, left))
+    return found
+
+
+def _commands_for(
+    state: State, channel: ChannelId, part_: bytes, uid: str, row: UserRow, newest: int, limit: int
+) -> list[Message]:
+    if uid in implicit_members(channel):
+        return messages_between(state, part_, is_cmd=True, first=row.cmd_read + 1, last=newest, limit=limit)
+    messages: list[Message] = []
+    for interval in row.intervals:
+        first = max(row.cmd_read, interval.from_cmd) + 1
+        last = newest if interval.open else interval.until_cmd
+        left = limit - len(messages)
+        messages += messages_between(state, part_, is_cmd=True, first=first, last=last, limit=left)
+    return messages
+
+
+def _explicit_prefix(uid: str) -> bytes:
+    return b"e" + part(uid)
+
+
+def _explicit_commands(state: State, uid: str, limit: int) -> list[tuple[ChannelId, list[Message]]]:
+    prefix = _explicit_prefix(uid)
+    by_channel: dict[ChannelId, list[Message]] = {}
+    for key, _ in state.scan(prefix, after(prefix), limit=limit):
+        channel, end = read_channel_part(key, len(prefix))
+        message = stored_message(state, channel_part(channel), True, int.from_bytes(key[end:], "big"))
+        if message is not None:
+            by_channel.setdefault(channel, []).append(message)
+    return list(by_channel.items())

@@ -1,0 +1,133 @@
+"""Versioned copies: facts whose authority is one slot and which other slots need to decide.
+
+The authority's command writes an outbox row per copy and asks for its propagation; a slot takes a copy only if its
+version is newer than what it has; when all copies of a version are applied the outbox rows are forgotten. After a
+crash the outbox finishes the job. architecture.md section 4.
+"""
+
+import msgspec
+
+from wukong.channel.commands import (
+    OP_ADD,
+    ForgetOutbox,
+    PutCopy,
+    PutSettings,
+    Reply,
+    UpdateSystemUids,
+    encode_command,
+)
+from wukong.channel.effects import Propagate
+from wukong.channel.ids import PERSON, ChannelId
+from wukong.channel.state import (
+    State,
+    UserRow,
+    _decode_copy,
+    _decode_settings,
+    _decode_uids,
+    after,
+    channel_part,
+    encode,
+    seq_part,
+)
+
+_decode_outbox = msgspec.msgpack.Decoder(tuple[int, str, bytes]).decode
+_decode_uid_list = msgspec.msgpack.Decoder(list[str]).decode
+
+COPY_USER = 1  # key [uid], value one byte of USER_* bits
+COPY_PAIR = 2  # key [stored pair id, owner uid, uid whose conversation to make or ""], value one byte of PAIR_* bits
+COPY_SETTINGS = 3  # key [], value Settings
+COPY_SYSTEM_UIDS = 4  # key [], value array of uids
+
+EVERY_SLOT = ""
+
+
+def propagate(state: State, version: int, target: str, copy: PutCopy) -> None:
+    """Owe a copy to the slot of a routing key, or to every slot when target is empty."""
+    state.slot_row.outbox += 1
+    outbox_id = state.slot_row.outbox
+    command = encode_command(copy)
+    state.put(b"x" + seq_part(outbox_id), encode((version, target, command)))
+    state.effects.append(Propagate(version, outbox_id, target, command))
+
+
+def owed(state: State) -> list[Propagate]:
+    """What the outbox still owes, oldest first (after a restart or a change of leader)."""
+    found = []
+    for key, row in state.scan(b"x", after(b"x")):
+        version, target, command = _decode_outbox(row)
+        found.append(Propagate(version, int.from_bytes(key[1:], "big"), target, command))
+    return found
+
+
+def forget_outbox(state: State, command: ForgetOutbox) -> Reply:
+    for outbox_id in command.ids:
+        state.delete(b"x" + seq_part(outbox_id))
+    return Reply()
+
+
+def put_settings(state: State, command: PutSettings) -> Reply:
+    version = state.next_version()
+    propagate(state, version, EVERY_SLOT, PutCopy(COPY_SETTINGS, version, [], command.settings))
+    return Reply(version=version)
+
+
+def system_uids(state: State) -> list[str]:
+    """The authority's list (slot 0), in the order in which they were added."""
+    row = state.get(b"Y")
+    return [] if row is None else _decode_uids(row)[1]
+
+
+def update_system_uids(state: State, command: UpdateSystemUids) -> Reply:
+    present = dict.fromkeys(system_uids(state))
+    for uid in command.uids:
+        if command.op == OP_ADD:
+            present[uid] = None
+        else:
+            present.pop(uid, None)
+    version = state.next_version()
+    uids = list(present)
+    state.put(b"Y", encode((version, uids)))
+    propagate(state, version, EVERY_SLOT, PutCopy(COPY_SYSTEM_UIDS, version, [], encode(uids)))
+    return Reply(version=version)
+
+
+def put_copy(state: State, command: PutCopy) -> Reply:
+    kind, version = command.kind, command.version
+    if kind == COPY_SYSTEM_UIDS:
+        row = state.get(b"y")
+        if row is None or _decode_uids(row)[0] < version:
+            uids = _decode_uid_list(command.value)
+            state.put(b"y", encode((version, uids)))
+            state.system_uids = frozenset(uids)
+    elif kind == COPY_SETTINGS:
+        if _newer(state, b"c", version):
+            state.put(b"c", encode((version, command.value)))
+            state.settings = _decode_settings(command.value)
+    elif kind == COPY_USER:
+        key = b"f" + command.key[0].encode()
+        if _newer(state, key, version):
+            state.put(key, encode((version, command.value)))
+    elif kind == COPY_PAIR:
+        pair, owner, chat_uid = command.key
+        part = channel_part(ChannelId(PERSON, pair))
+        key = b"l" + part + owner.encode()
+        if _newer(state, key, version):
+            state.put(key, encode((version, command.value)))
+        if chat_uid:
+            _make_conversation(state, part, chat_uid)
+    return Reply()
+
+
+def _newer(state: State, key: bytes, version: int) -> bool:
+    row = state.get(key)
+    return row is None or _decode_copy(row)[0] < version
+
+
+def _make_conversation(state: State, part: bytes, uid: str) -> None:
+    row = state.user(part, uid)
+    if row is None:
+        state.put_user(part, uid, UserRow(chat=True, created_ms=state.now_ms, updated_ms=state.now_ms), fresh=True)
+    elif not row.chat:
+        row.chat = True
+        row.updated_ms = state.now_ms
+        state.put_user(part, uid, row, fresh=False)

@@ -1,0 +1,125 @@
+"""apply: one slot's state and one committed pack in, replies and effects out.
+
+Strategy: apply is total and deterministic. A refusal is a reply, never an exception, because the entry is committed
+on every node already. Time, session numbers and token hashes come inside the pack. A pack is accepted only if it goes
+on where its stream stopped; a repeat changes nothing and gets the first replies again. Any way of cutting the same
+commands into packs, entries and store batches gives the same rows.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+
+from wukong.channel import conversations, copies, members, messages, presence
+from wukong.channel.commands import (
+    AdvanceCommands,
+    Append,
+    CloseSession,
+    Disband,
+    ForgetOutbox,
+    Hello,
+    OpenSession,
+    Pack,
+    PutChannel,
+    PutCopy,
+    PutSettings,
+    QuitDevices,
+    RememberSync,
+    RemoveAllMembers,
+    RemoveMembers,
+    Reply,
+    SetToken,
+    StageMembers,
+    TakeSync,
+    UpdateChat,
+    UpdateList,
+    UpdateSystemUids,
+)
+from wukong.channel.state import State, Stream, encode
+
+_decode_reply = msgspec.msgpack.Decoder(Reply).decode
+
+
+def _hello(state: State, command: Hello) -> Reply:
+    return Reply()
+
+
+_RULES: dict[type, Callable[[State, Any], Reply]] = {
+    Append: messages.append,
+    PutChannel: members.put_channel,
+    StageMembers: members.stage_members,
+    RemoveMembers: members.remove_members,
+    RemoveAllMembers: members.remove_all_members,
+    Disband: members.disband,
+    UpdateList: members.update_list,
+    UpdateChat: conversations.update_chat,
+    AdvanceCommands: conversations.advance_commands,
+    SetToken: presence.set_token,
+    QuitDevices: presence.quit_devices,
+    OpenSession: presence.open_session,
+    CloseSession: presence.close_session,
+    Hello: _hello,
+    RememberSync: conversations.remember_sync,
+    TakeSync: conversations.take_sync,
+    PutSettings: copies.put_settings,
+    UpdateSystemUids: copies.update_system_uids,
+    PutCopy: copies.put_copy,
+    ForgetOutbox: copies.forget_outbox,
+}
+
+
+class Outcome(msgspec.Struct, frozen=True, gc=False):
+    """What one pack led to. first: counter of replies[0]. resend_from: the pack had a gap; nothing of it was applied
+    and the origin has to send again from this counter (0: no gap). fenced: its incarnation is over."""
+
+    node: int
+    incarnation: int
+    first: int
+    replies: list[Reply]
+    resend_from: int = 0
+    fenced: bool = False
+
+
+def apply_pack(state: State, index: int, pack: Pack) -> Outcome:
+    """Apply a committed pack at a log index. Effects are appended to state.effects in order."""
+    stream = state.streams.get(pack.node)
+    if stream is None or pack.incarnation > stream.incarnation:
+        # A new incarnation ends the node's older ones here; its first counter is 1.
+        stream = state.streams[pack.node] = Stream(pack.incarnation)
+    elif pack.incarnation < stream.incarnation:
+        return Outcome(pack.node, pack.incarnation, pack.first, [], fenced=True)
+    if pack.first > stream.last + 1:
+        return Outcome(pack.node, pack.incarnation, pack.first, [], resend_from=stream.last + 1)
+    _settle(stream, pack.done)
+    known = stream.last + 1 - pack.first
+    replies = _repeat(stream, pack, known) if known > 0 else []
+    row = state.slot_row
+    state.now_ms = row.time_ms = max(row.time_ms, pack.now_ms)
+    state.index, state.node, state.incarnation = index, pack.node, pack.incarnation
+    for command in pack.commands[known:] if known > 0 else pack.commands:
+        reply = _RULES[type(command)](state, command)
+        replies.append(reply)
+        stream.replies.append(encode(reply))
+    stream.last = max(stream.last, pack.first + len(pack.commands) - 1)
+    state.put(b"S" + pack.node.to_bytes(2, "big"), encode(stream))
+    state.put_slot_row()
+    return Outcome(pack.node, pack.incarnation, pack.first, replies)
+
+
+def _settle(stream: Stream, done: int) -> None:
+    """Forget replies that have arrived at the origin."""
+    count = min(done, stream.last) - stream.done
+    if count > 0:
+        del stream.replies[:count]
+        stream.done += count
+
+
+def _repeat(stream: Stream, pack: Pack, known: int) -> list[Reply]:
+    """First replies of the counters that were applied before; a settled one is answered with an empty reply, its
+    origin has it already."""
+    replies = []
+    for counter in range(pack.first, pack.first + min(known, len(pack.commands))):
+        at = counter - stream.done - 1
+        replies.append(_decode_reply(stream.replies[at]) if at >= 0 else Reply(0))
+    return replies

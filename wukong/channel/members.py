@@ -1,0 +1,283 @@
+"""Channel records, members with their intervals, deny and allow lists. behaviour.md section 9; D-10, D-11, D-12.
+
+A membership change is one command, hence one position of the log: who was a member at a message's position follows
+from the rows. A removed member's row stays while there are commands of his time that he has not confirmed, or while
+his conversation exists.
+"""
+
+from wukong.channel.commands import (
+    LIST_DENY,
+    OP_ADD,
+    OP_CLEAR,
+    OP_REMOVE,
+    ChannelInfo,
+    Disband,
+    PutChannel,
+    PutCopy,
+    RemoveAllMembers,
+    RemoveMembers,
+    Reply,
+    StageMembers,
+    UpdateList,
+)
+from wukong.channel.copies import COPY_PAIR, COPY_USER, propagate
+from wukong.channel.effects import MembersChanged
+from wukong.channel.ids import LIVE, PERSON, ChannelId, person_id
+from wukong.channel.permissions import PAIR_ALLOWED, PAIR_DENIED, USER_SEND_BAN
+from wukong.channel.state import Head, Interval, State, UserRow, _decode_user, after, channel_part, encode
+
+
+def put_channel(state: State, command: PutChannel) -> Reply:
+    channel = command.channel
+    part = channel_part(channel)
+    head = state.head(part)
+    if head is None:
+        head = Head(created_ms=state.now_ms)
+    version = _put_info(state, channel, head, command.info)
+    head.known = True
+    head.updated_ms = state.now_ms
+    uids = _clean(command.add)
+    removed: list[str] = []
+    if command.reset:
+        if command.staged:
+            uids = _clean([*_take_staged(state, part, command.staged), *uids])
+        keep = set(uids)
+        removed = [uid for uid in member_uids(state, part) if uid not in keep]
+        for uid in removed:
+            _leave(state, part, head, uid, forget_chat=False)
+    added = [uid for uid in uids if _join(state, channel, part, head, uid)]
+    state.put_head(part, head)
+    if added or removed:
+        state.effects.append(MembersChanged(channel, added, removed))
+    return Reply(version=version)
+
+
+def _put_info(state: State, channel: ChannelId, head: Head, info: ChannelInfo | None) -> int:
+    if info is None:
+        return 0
+    before = head.send_ban
+    head.large, head.ban, head.disband = info.large, info.ban, info.disband
+    head.send_ban, head.allow_stranger = info.send_ban, info.allow_stranger
+    if channel.type != PERSON or before == info.send_ban:
+        return 0
+    # The flags of type 1 belong to a user; other slots decide on his messages, so they get a copy.
+    version = state.next_version()
+    value = bytes((USER_SEND_BAN if info.send_ban else 0,))
+    propagate(state, version, "", PutCopy(COPY_USER, version, [channel.id], value))
+    return version
+
+
+def _clean(uids: list[str]) -> list[str]:
+    """Without blanks and repeats, in order."""
+    return list(dict.fromkeys(uid for uid in uids if uid.strip()))
+
+
+def stage_members(state: State, command: StageMembers) -> Reply:
+    prefix = b"g" + channel_part(command.channel) + command.staged.to_bytes(8, "big")
+    for uid in _clean(command.uids):
+        state.put(prefix + uid.encode(), b"")
+    return Reply()
+
+
+def _take_staged(state: State, part: bytes, staged: int) -> list[str]:
+    prefix = b"g" + part + staged.to_bytes(8, "big")
+    keys = [key for key, _ in state.scan(prefix, after(prefix))]
+    # Whatever older resets of this channel left behind goes as well.
+    for key, _ in state.scan(b"g" + part, after(prefix)):
+        state.delete(key)
+    return [key[len(prefix) :].decode() for key in keys]
+
+
+def _join(state: State, channel: ChannelId, part: bytes, head: Head, uid: str) -> bool:
+    row = state.user(part, uid)
+    if row is not None and row.member:
+        return False
+    fresh = row is None
+    if row is None:
+        row = UserRow(cmd_read=head.cmd_seq, created_ms=state.now_ms)
+    row.intervals = [i for i in row.intervals if i.until_cmd > row.cmd_read]
+    row.intervals.append(Interval(state.index, head.last_seq, head.cmd_seq))
+    if channel.type != LIVE:
+        row.chat = True
+        row.read_seq = max(row.read_seq, head.last_seq)
+    row.updated_ms = state.now_ms
+    state.put_user(part, uid, row, fresh=fresh)
+    head.members += 1
+    return True
+
+
+def _leave(state: State, part: bytes, head: Head, uid: str, *, forget_chat: bool) -> bool:
+    row = state.user(part, uid)
+    if row is None or not row.member:
+        return False
+    last = row.intervals[-1]
+    last.until_index, last.until_seq, last.until_cmd = state.index, head.last_seq, head.cmd_seq
+    if forget_chat:
+        row.chat = False
+    row.updated_ms = state.now_ms
+    head.members -= 1
+    keep_or_drop(state, part, uid, row)
+    return True
+
+
+def keep_or_drop(state: State, part: bytes, uid: str, row: UserRow) -> None:
+    """Write the row of somebody who is no member, or delete it when nothing in it is needed any more."""
+    if not row.chat and not row.member:
+        row.intervals = [i for i in row.intervals if i.until_cmd > row.cmd_read]
+        if not row.intervals:
+            state.delete_user(part, uid)
+            return
+    state.put_user(part, uid, row, fresh=False)
+
+
+def remove_members(state: State, command: RemoveMembers) -> Reply:
+    part = channel_part(command.channel)
+    head = state.head(part)
+    if head is None:
+        return Reply()
+    removed = [uid for uid in _clean(command.uids) if _leave(state, part, head, uid, forget_chat=True)]
+    # A conversation left over from an earlier membership goes too.
+    for uid in command.uids:
+        _forget_chat(state, part, uid)
+    state.put_head(part, head)
+    if removed:
+        state.effects.append(MembersChanged(command.channel, [], removed))
+    return Reply()
+
+
+def _forget_chat(state: State, part: bytes, uid: str) -> None:
+    row = state.user(part, uid)
+    if row is not None and row.chat:
+        row.chat = False
+        row.updated_ms = state.now_ms
+        keep_or_drop(state, part, uid, row)
+
+
+def remove_all_members(state: State, command: RemoveAllMembers) -> Reply:
+    part = channel_part(command.channel)
+    head = state.head(part)
+    if head is None:
+        return Reply()
+    for uid in member_uids(state, part):
+        _leave(state, part, head, uid, forget_chat=False)
+    state.put_head(part, head)
+    state.effects.append(MembersChanged(command.channel, [], [], cleared=True))
+    return Reply()
+
+
+def disband(state: State, command: Disband) -> Reply:
+    part = channel_part(command.channel)
+    head = state.head(part)
+    if head is not None and head.known:
+        head.disband = True
+        head.updated_ms = state.now_ms
+        state.put_head(part, head)
+    return Reply()
+
+
+# -- lists --
+
+
+def update_list(state: State, command: UpdateList) -> Reply:
+    channel = command.channel
+    part = channel_part(channel)
+    head = state.head(part)
+    if head is None:
+        head = Head(created_ms=state.now_ms, updated_ms=state.now_ms)
+    deny = command.which == LIST_DENY
+    prefix = (b"d" if deny else b"a") + part
+    uids = _clean(command.uids)
+    touched = dict.fromkeys(uids)
+    if command.op in (OP_ADD, OP_REMOVE):
+        count = head.denied if deny else head.allowed
+    else:
+        for uid in list_uids(state, part, command.which):
+            touched[uid] = None
+            state.delete(prefix + uid.encode())
+        count = 0
+    if command.op == OP_REMOVE:
+        for uid in uids:
+            key = prefix + uid.encode()
+            if state.get(key) is not None:
+                state.delete(key)
+                count -= 1
+    elif command.op != OP_CLEAR:
+        for uid in uids:
+            key = prefix + uid.encode()
+            row = state.get(key)
+            if row is None:
+                state.put(key, encode((state.now_ms, state.now_ms)))
+                count += 1
+    if deny:
+        head.denied = count
+    else:
+        head.allowed = count
+    state.put_head(part, head)
+    if channel.type == PERSON:
+        return Reply(version=_copy_to_pairs(state, command, part, list(touched)))
+    if deny and channel.type != LIVE and command.op != OP_CLEAR:
+        _deny_conversations(state, part, head, uids, restore=command.op == OP_REMOVE)
+    return Reply()
+
+
+def _deny_conversations(state: State, part: bytes, head: Head, uids: list[str], *, restore: bool) -> None:
+    """A denied member's conversation goes; when the denial is lifted a member gets it back, read (D-11)."""
+    for uid in uids:
+        if not restore:
+            _forget_chat(state, part, uid)
+            continue
+        row = state.user(part, uid)
+        if row is not None and row.member and not row.chat:
+            row.chat = True
+            row.read_seq = max(row.read_seq, head.last_seq)
+            row.updated_ms = state.now_ms
+            state.put_user(part, uid, row, fresh=False)
+
+
+def _copy_to_pairs(state: State, command: UpdateList, part: bytes, uids: list[str]) -> int:
+    """A person's lists decide in the slot of each pair: one versioned copy per listed uid."""
+    owner = command.channel.id
+    version = 0
+    for uid in uids:
+        version = version or state.next_version()
+        raw = uid.encode()
+        denied = state.get(b"d" + part + raw) is not None
+        allowed = state.get(b"a" + part + raw) is not None
+        bits = (PAIR_DENIED if denied else 0) | (PAIR_ALLOWED if allowed else 0)
+        # whitelist_add also makes the conversation of the listed uid with the owner (http-api.md 8.10).
+        chat = uid if command.which != LIST_DENY and command.op == OP_ADD and uid != owner else ""
+        pair = person_id(owner, uid)
+        propagate(state, version, pair, PutCopy(COPY_PAIR, version, [pair, owner, chat], bytes((bits,))))
+    return version
+
+
+# -- reading --
+
+
+def member_uids(state: State, part: bytes) -> list[str]:
+    prefix = b"m" + part
+    size = len(prefix)
+    return [key[size:].decode() for key, row in state.scan(prefix, after(prefix)) if _decode_user(row).member]
+
+
+def member_page(state: State, part: bytes, *, cursor: str = "", limit: int = 1000) -> tuple[list[str], str]:
+    """Up to limit members behind `cursor` in uid order, and the cursor of the next page ("" when this is the last)."""
+    prefix = b"m" + part
+    size = len(prefix)
+    start = prefix + cursor.encode() + (b"\x00" if cursor else b"")
+    found: list[str] = []
+    while True:
+        rows = state.scan(start, after(prefix), limit=limit)
+        for key, row in rows:
+            if _decode_user(row).member:
+                found.append(key[size:].decode())
+                if len(found) == limit:
+                    return found, found[-1]
+        if len(rows) < limit:
+            return found, ""
+        start = rows[-1][0] + b"\x00"
+
+
+def list_uids(state: State, part: bytes, which: int) -> list[str]:
+    prefix = (b"d" if which == LIST_DENY else b"a") + part
+    return [key[len(prefix) :].decode() for key, _ in state.scan(prefix, after(prefix))]

@@ -1,0 +1,245 @@
+"""Appending messages: duplicates, permission, seq, timestamp, id, rows. behaviour.md sections 5.4 and 7.
+
+message_seq counts from 1 without gaps, separately for a chat and its command twin. Times come with the command and
+never run backwards per channel; ids are snowflakes with the slot in the node bits, always above the slot's last.
+"""
+
+from hashlib import blake2b
+
+import msgspec
+
+from wukong.channel import permissions
+from wukong.channel.commands import Append, Reply
+from wukong.channel.effects import FanOut, Message
+from wukong.channel.ids import CUSTOMER_SERVICE, PERSON, TEMP, ChannelId, implicit_members
+from wukong.channel.state import Head, State, UserRow, after, channel_part, encode, seq_part
+
+NO_PERSIST = 1
+
+SNOWFLAKE_EPOCH_MS = 1288834974657  # 2010-11-04T01:42:54.657Z
+_STEP_LIMIT = 4096
+
+_decode_message = msgspec.msgpack.Decoder(Message).decode
+
+
+def append(state: State, command: Append) -> Reply:
+    channel = command.channel
+    part = channel_part(channel)
+    key = b""
+    if command.client_msg_no:
+        key = idempotency_key(part, command.is_cmd, command.client_msg_no, command.from_uid)
+        first = _first_result(state, command, part, key)
+        if first is not None:
+            return first
+    head = state.head(part)
+    message_id = _next_message_id(state)
+    reason = permissions.may_append(
+        state, channel, part, head, command.from_uid, is_cmd=command.is_cmd, trusted=command.trusted
+    )
+    if reason != permissions.SUCCESS:
+        return Reply(reason, message_id)
+    if head is None:
+        head = Head(created_ms=state.now_ms, updated_ms=state.now_ms)
+    now_s = state.now_ms // 1000
+    if command.flags & NO_PERSIST:
+        message = _message(command, message_id, 0, max(now_s, head.cmd_ts if command.is_cmd else head.last_ts))
+        if key:
+            _remember_unstored(state, key, message)
+    else:
+        message = _store(state, command, part, head, message_id, now_s)
+        if key:
+            state.put(key, seq_part(message.message_seq))
+    state.effects.append(FanOut(channel, command.is_cmd, message, state.node, command.session))
+    return Reply(permissions.SUCCESS, message_id, message.message_seq, message.timestamp)
+
+
+def _message(command: Append, message_id: int, seq: int, timestamp: int) -> Message:
+    return Message(
+        message_id,
+        seq,
+        command.flags,
+        command.setting,
+        command.from_uid,
+        command.client_msg_no,
+        timestamp,
+        command.payload,
+        command.expire,
+        command.topic,
+        command.recipients,
+    )
+
+
+def _store(state: State, command: Append, part: bytes, head: Head, message_id: int, now_s: int) -> Message:
+    if command.is_cmd:
+        seq = head.cmd_seq = head.cmd_seq + 1
+        timestamp = head.cmd_ts = max(now_s, head.cmd_ts)
+        kind = b"K"
+    else:
+        seq = head.last_seq = head.last_seq + 1
+        timestamp = head.last_ts = max(now_s, head.last_ts)
+        kind = b"M"
+        state.put(b"o" + part + command.from_uid.encode(), seq_part(seq))
+    message = _message(command, message_id, seq, timestamp)
+    state.put(kind + part + seq_part(seq), encode(message))
+    state.put_head(part, head)
+    if seq == 1 or command.recipients is not None:
+        _first_message(state, command, part, seq)
+    return message
+
+
+def _first_message(state: State, command: Append, part: bytes, seq: int) -> None:
+    """Rows that appear with a message instead of a subscription: conversations of both sides for types 1 and 3 (for
+    persons only while strangers may write; else the allow list makes them), and what implicit members and explicit
+    recipients need to find commands. behaviour.md 10.1, 12."""
+    channel = command.channel
+    if command.recipients is not None:
+        for uid in command.recipients:
+            raw = uid.encode()
+            state.put(b"e" + len(raw).to_bytes(2, "big") + raw + part + seq_part(seq), b"")
+        return
+    chat = (
+        not command.is_cmd
+        and channel.type in (PERSON, CUSTOMER_SERVICE)
+        and (channel.type != PERSON or state.settings.whitelist_off_of_person)
+    )
+    if channel.type == TEMP:
+        return
+    for uid in implicit_members(channel):
+        if uid == state.settings.system_uid:
+            continue
+        row = state.user(part, uid)
+        fresh = row is None
+        if row is None:
+            row = UserRow(created_ms=state.now_ms, updated_ms=state.now_ms)
+        if chat and not row.chat:
+            row.chat = True
+            row.read_seq = seq if uid == command.from_uid else row.read_seq
+            row.updated_ms = state.now_ms
+        elif not fresh:
+            continue
+        state.put_user(part, uid, row, fresh=fresh)
+
+
+# -- ids --
+
+
+def _next_message_id(state: State) -> int:
+    row = state.slot_row
+    if state.now_ms > row.id_ms:
+        row.id_ms = state.now_ms
+        row.id_step = 0
+    else:
+        row.id_step += 1
+        if row.id_step == _STEP_LIMIT:
+            row.id_ms += 1
+            row.id_step = 0
+    return (row.id_ms - SNOWFLAKE_EPOCH_MS) << 22 | (state.slot & 1023) << 12 | row.id_step
+
+
+# -- duplicates --
+
+
+def idempotency_key(part: bytes, is_cmd: bool, client_msg_no: str, uid: str) -> bytes:
+    raw = client_msg_no.encode()
+    return (b"I" if is_cmd else b"i") + part + len(raw).to_bytes(2, "big") + raw + uid.encode()
+
+
+def _first_result(state: State, command: Append, part: bytes, key: bytes) -> Reply | None:
+    """The reply of the first message with this number by this sender and with this payload, while it is remembered.
+    Another payload under the same number is a new message (behaviour.md section 7)."""
+    row = state.get(key)
+    if row is None:
+        return None
+    if len(row) == 8:
+        message = stored_message(state, part, command.is_cmd, int.from_bytes(row, "big"))
+        if (
+            message is None
+            or message.payload != command.payload
+            or message.timestamp * 1000 + state.settings.idempotency_retention_ms < state.now_ms
+        ):
+            return None
+        return Reply(1, message.message_id, message.message_seq, message.timestamp, duplicate=True)
+    if row[16:] != _payload_hash(command.payload) or int.from_bytes(row[8:16], "big") <= state.now_ms:
+        return None
+    return Reply(1, int.from_bytes(row[:8], "big"), 0, state.now_ms // 1000, duplicate=True)
+
+
+def _payload_hash(payload: bytes) -> bytes:
+    return blake2b(payload, digest_size=8).digest()
+
+
+def _remember_unstored(state: State, key: bytes, message: Message) -> None:
+    until = state.now_ms + state.settings.no_persist_idempotency_retention_ms
+    state.put(key, message.message_id.to_bytes(8, "big") + until.to_bytes(8, "big") + _payload_hash(message.payload))
+    state.put(b"q" + until.to_bytes(8, "big") + key, b"")
+    # Two leave for each that comes, so the queue shrinks again after a burst.
+    for old, _ in state.scan(b"q", b"q" + state.now_ms.to_bytes(8, "big"), limit=2):
+        state.delete(old)
+        row = state.get(old[9:])
+        if row is not None and len(row) > 8 and row[8:16] == old[1:9]:
+            state.delete(old[9:])
+
+
+# -- reading --
+
+
+def stored_message(state: State, part: bytes, is_cmd: bool, seq: int) -> Message | None:
+    row = state.get((b"K" if is_cmd else b"M") + part + seq_part(seq))
+    return None if row is None else _decode_message(row)
+
+
+def messages_between(
+    state: State, part: bytes, *, is_cmd: bool, first: int, last: int, limit: int, newest: bool = False
+) -> list[Message]:
+    """Messages with first <= seq <= last, ascending, at most limit of them: the lowest, or with newest the highest."""
+    if first > last or limit <= 0:
+        return []
+    prefix = (b"K" if is_cmd else b"M") + part
+    rows = state.scan(prefix + seq_part(max(first, 0)), prefix + seq_part(last + 1), limit=limit, reverse=newest)
+    found = [_decode_message(row) for _, row in rows]
+    if newest:
+        found.reverse()
+    return found
+
+
+def message_by_id(state: State, part: bytes, message_id: int, *, is_cmd: bool = False) -> Message | None:
+    """Ids rise with seq inside a channel, so no index is needed: a search by halves."""
+    head = state.head(part)
+    if head is None or message_id <= 0:
+        return None
+    low, high = 1, head.cmd_seq if is_cmd else head.last_seq
+    while low <= high:
+        middle = (low + high) // 2
+        rows = messages_between(state, part, is_cmd=is_cmd, first=middle, last=high, limit=1)
+        if not rows:
+            high = middle - 1
+            continue
+        message = rows[0]
+        if message.message_id == message_id:
+            return message
+        if message.message_id < message_id:
+            low = message.message_seq + 1
+        else:
+            high = middle - 1
+    return None
+
+
+def message_by_number(state: State, part: bytes, client_msg_no: str, *, is_cmd: bool = False) -> Message | None:
+    """The newest stored message with this client_msg_no, whoever sent it."""
+    if not client_msg_no:
+        return None
+    prefix = idempotency_key(part, is_cmd, client_msg_no, "")
+    seqs = [int.from_bytes(row, "big") for _, row in state.scan(prefix, after(prefix)) if len(row) == 8]
+    return stored_message(state, part, is_cmd, max(seqs)) if seqs else None
+
+
+def own_last_seq(state: State, part: bytes, uid: str) -> int:
+    row = state.get(b"o" + part + uid.encode())
+    return 0 if row is None else int.from_bytes(row, "big")
+
+
+def last_seq(state: State, channel: ChannelId, *, is_cmd: bool = False) -> int:
+    head = state.head(channel_part(channel))
+    if head is None:
+        return 0
+    return head.cmd_seq if is_cmd else head.last_seq

@@ -1,0 +1,166 @@
+"""Device tokens, sessions, kick order. behaviour.md sections 4.2, 4.3, 14.
+
+CONNECT is a command of slot(uid), so its token check and its kicks are ordered with /user/token and /user/device_quit
+on every node. A session's row names the incarnation of its node; when the node takes a new one all older rows are
+dead at once (no ghosts after kill -9) and are swept when their user is next touched.
+"""
+
+import msgspec
+
+from wukong.channel import permissions
+from wukong.channel.commands import CloseSession, OpenSession, QuitDevices, Reply, SetToken
+from wukong.channel.effects import SessionEnded, SessionStarted
+from wukong.channel.ids import PERSON, ChannelId
+from wukong.channel.state import State, after, channel_part, encode, part
+
+LEVEL_SLAVE = 0
+LEVEL_MASTER = 1
+
+KICK_REASON = 12
+KICK_OTHER_DEVICE = "login in other device"
+KICK_NEW_TOKEN = "账号在其他设备上登录"
+KICK_CLOSE_MS = 2_000
+KICK_NEW_TOKEN_CLOSE_MS = 10_000
+
+
+class TokenRow(msgspec.Struct, array_like=True, gc=False):
+    token_hash: bytes
+    level: int
+
+
+class SessionRow(msgspec.Struct, array_like=True, gc=False):
+    device_flag: int
+    level: int
+    device_id: str
+    since_ms: int
+
+
+class Session(msgspec.Struct, frozen=True, gc=False):
+    """A live session as the log knows it."""
+
+    uid: str
+    node: int
+    incarnation: int
+    session: int
+    device_flag: int
+    level: int
+    device_id: str
+    since_ms: int
+
+
+_decode_token = msgspec.msgpack.Decoder(TokenRow).decode
+_decode_session = msgspec.msgpack.Decoder(SessionRow).decode
+
+
+def _token_key(uid: str, device_flag: int) -> bytes:
+    return b"t" + part(uid) + bytes((device_flag,))
+
+
+def _session_key(uid: str, node: int, incarnation: int, session: int) -> bytes:
+    return b"s" + part(uid) + node.to_bytes(2, "big") + incarnation.to_bytes(8, "big") + session.to_bytes(8, "big")
+
+
+def set_token(state: State, command: SetToken) -> Reply:
+    head = state.head(channel_part(ChannelId(PERSON, command.uid)))
+    if head is not None and head.ban:
+        return Reply(permissions.BAN)
+    if head is not None and head.disband:
+        return Reply(permissions.DISBAND)
+    state.put(_token_key(command.uid, command.device_flag), encode(TokenRow(command.token_hash, command.level)))
+    if command.level == LEVEL_MASTER:
+        for session in sessions_of(state, command.uid):
+            if session.device_flag == command.device_flag:
+                _end(state, session, kicked=True, text=KICK_NEW_TOKEN, close_after_ms=KICK_NEW_TOKEN_CLOSE_MS)
+    return Reply()
+
+
+def quit_devices(state: State, command: QuitDevices) -> Reply:
+    for flag in command.device_flags:
+        key = _token_key(command.uid, flag)
+        if state.get(key) is None:
+            continue
+        state.put(key, encode(TokenRow(b"", LEVEL_MASTER)))
+        for session in sessions_of(state, command.uid):
+            if session.device_flag == flag:
+                _end(state, session, kicked=True, text="", close_after_ms=KICK_CLOSE_MS)
+    return Reply()
+
+
+def open_session(state: State, command: OpenSession) -> Reply:
+    settings = state.settings
+    level = LEVEL_SLAVE
+    visitor = settings.visitors_on and command.uid.endswith(settings.visitors_suffix)
+    if settings.token_auth_on and not command.trusted and not visitor:
+        row = state.get(_token_key(command.uid, command.device_flag))
+        token = None if row is None else _decode_token(row)
+        if token is None or not token.token_hash or token.token_hash != command.token_hash:
+            return Reply(permissions.AUTH_FAIL)
+        level = token.level
+    head = state.head(channel_part(ChannelId(PERSON, command.uid)))
+    if head is not None and head.ban:
+        return Reply(permissions.BAN)
+    for session in sessions_of(state, command.uid, sweep=True):
+        if session.device_flag != command.device_flag:
+            continue
+        if session.device_id == command.device_id:
+            _end(state, session, kicked=False, text="", close_after_ms=KICK_CLOSE_MS)
+        elif level == LEVEL_MASTER:
+            _end(state, session, kicked=True, text=KICK_OTHER_DEVICE, close_after_ms=KICK_CLOSE_MS)
+    row_ = SessionRow(command.device_flag, level, command.device_id, state.now_ms)
+    state.put(_session_key(command.uid, state.node, state.incarnation, command.session), encode(row_))
+    state.effects.append(
+        SessionStarted(command.uid, state.node, state.incarnation, command.session, command.device_flag, level)
+    )
+    return Reply(level=level)
+
+
+def close_session(state: State, command: CloseSession) -> Reply:
+    key = _session_key(command.uid, state.node, state.incarnation, command.session)
+    if state.get(key) is not None:
+        state.delete(key)
+        state.effects.append(SessionEnded(command.uid, state.node, state.incarnation, command.session))
+    return Reply()
+
+
+def _end(state: State, session: Session, *, kicked: bool, text: str, close_after_ms: int) -> None:
+    state.delete(_session_key(session.uid, session.node, session.incarnation, session.session))
+    state.effects.append(
+        SessionEnded(
+            session.uid,
+            session.node,
+            session.incarnation,
+            session.session,
+            kicked,
+            KICK_REASON if kicked else 0,
+            text,
+            close_after_ms,
+        )
+    )
+
+
+def sessions_of(state: State, uid: str, *, sweep: bool = False) -> list[Session]:
+    """The user's live sessions in key order. sweep: delete rows of ended incarnations on the way (in apply only)."""
+    prefix = b"s" + part(uid)
+    found = []
+    for key, value in state.scan(prefix, after(prefix)):
+        node = int.from_bytes(key[-18:-16], "big")
+        incarnation = int.from_bytes(key[-16:-8], "big")
+        stream = state.streams.get(node)
+        if stream is None or stream.incarnation != incarnation:
+            if sweep:
+                state.delete(key)
+            continue
+        row = _decode_session(value)
+        found.append(
+            Session(
+                uid,
+                node,
+                incarnation,
+                int.from_bytes(key[-8:], "big"),
+                row.device_flag,
+                row.level,
+                row.device_id,
+                row.since_ms,
+            )
+        )
+    return found

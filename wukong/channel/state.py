@@ -1,0 +1,280 @@
+"""The state of one slot: its rows, their keys, and the working set in memory.
+
+Rule: apply is a pure function of this slot's rows and the command (architecture.md section 4). Everything here reads
+and writes through a small key-value Protocol; what is kept in memory (channel heads, settings) is written through,
+so sizes of 0 and 1 give the same results.
+
+Keys: one letter, then length-prefixed parts, so that no id can run into another; the last part is plain.
+  h C            head: flags, last seqs, counts          z              the slot: last message id, the log's time
+  m C uid        member and conversation of a user       S node         stream of a node
+  M C seq        message        K C seq  command         c / y          settings / system uids (copies)
+  i|I C no uid   idempotency of chat | commands          f uid          user flags (copy)
+  q ms ...       expiry of idempotency without a row     l C uid        lists of uid against the peer (copy)
+  o C uid        own last chat seq                       t uid flag     device token
+  d|a C uid      deny | allow list                       s uid ...      session
+  u uid C        channels of a user, n uid their count   p uid          positions handed out by /message/sync
+  e uid C seq    command with explicit recipients        x id           outbox      g C staged uid   staged members
+"""
+
+from typing import Protocol
+
+import msgspec
+
+from wukong.channel.effects import Effect
+from wukong.channel.ids import ChannelId
+
+
+class KeyValue(Protocol):
+    """What the state machine needs from a store: reads see its own writes. Keys are relative to the slot."""
+
+    def get(self, key: bytes) -> bytes | None: ...
+
+    def put(self, key: bytes, value: bytes) -> None: ...
+
+    def delete(self, key: bytes) -> None: ...
+
+    def scan(
+        self, start: bytes, end: bytes | None = None, *, limit: int | None = None, reverse: bool = False
+    ) -> list[tuple[bytes, bytes]]: ...
+
+
+class Head(msgspec.Struct, array_like=True, gc=False):
+    """One row per channel. `known`: an info record exists. Times in ms, last_* of messages in seconds."""
+
+    known: bool = False
+    large: bool = False
+    ban: bool = False
+    disband: bool = False
+    send_ban: bool = False
+    allow_stranger: bool = False
+    last_seq: int = 0
+    last_ts: int = 0
+    cmd_seq: int = 0
+    cmd_ts: int = 0
+    members: int = 0
+    denied: int = 0
+    allowed: int = 0
+    created_ms: int = 0
+    updated_ms: int = 0
+    list_version: int = 0
+
+
+class Interval(msgspec.Struct, array_like=True, gc=False):
+    """From when to when somebody was a member: log index, chat seq and command seq at each end; a message is for the
+    member if from < seq <= to. until_index 0: still a member."""
+
+    from_index: int
+    from_seq: int
+    from_cmd: int
+    until_index: int = 0
+    until_seq: int = 0
+    until_cmd: int = 0
+
+    @property
+    def open(self) -> bool:
+        return self.until_index == 0
+
+
+class UserRow(msgspec.Struct, array_like=True, gc=False):
+    """A user in a channel: membership intervals and conversation. `chat`: the conversation exists.
+    read_seq, deleted_seq: positions in the chat; cmd_read: position in the command twin."""
+
+    intervals: list[Interval] = []
+    chat: bool = False
+    read_seq: int = 0
+    deleted_seq: int = 0
+    cmd_read: int = 0
+    created_ms: int = 0
+    updated_ms: int = 0
+
+    @property
+    def member(self) -> bool:
+        return bool(self.intervals) and self.intervals[-1].until_index == 0
+
+
+class Settings(msgspec.Struct, frozen=True, gc=False):
+    """Cluster settings on which apply depends; a copy lives in every slot."""
+
+    token_auth_on: bool = False
+    whitelist_off_of_person: bool = True
+    system_uid: str = "____system"
+    manager_uid: str = "____manager"
+    cmd_suffix: str = "____cmd"
+    visitors_suffix: str = "___vstr"
+    visitors_on: bool = False
+    online_cmd_channel_id: str = "systemcmdonline"
+    idempotency_retention_ms: int = 7 * 24 * 3600 * 1000
+    no_persist_idempotency_retention_ms: int = 10 * 60 * 1000
+    members_per_command: int = 1000
+    conversation_on: bool = True
+    webhook_on: bool = False
+    webhook_events: list[str] = []
+
+
+class SlotRow(msgspec.Struct, array_like=True, gc=False):
+    """id_ms, id_step: the last message id's parts. time_ms: the log's own time, never backwards."""
+
+    id_ms: int = 0
+    id_step: int = 0
+    time_ms: int = 0
+    version: int = 0
+    outbox: int = 0
+
+
+class Stream(msgspec.Struct, array_like=True, gc=False):
+    """A node's stream into this slot. replies: of the counters in (done, last], oldest first."""
+
+    incarnation: int = 0
+    last: int = 0
+    done: int = 0
+    replies: list[bytes] = []
+
+
+encode = msgspec.msgpack.Encoder().encode
+_decode_head = msgspec.msgpack.Decoder(Head).decode
+_decode_user = msgspec.msgpack.Decoder(UserRow).decode
+_decode_settings = msgspec.msgpack.Decoder(Settings).decode
+_decode_slot = msgspec.msgpack.Decoder(SlotRow).decode
+_decode_stream = msgspec.msgpack.Decoder(Stream).decode
+_decode_uids = msgspec.msgpack.Decoder(tuple[int, list[str]]).decode
+_decode_copy = msgspec.msgpack.Decoder(tuple[int, bytes]).decode
+
+
+def part(text: str) -> bytes:
+    raw = text.encode()
+    return len(raw).to_bytes(2, "big") + raw
+
+
+def channel_part(channel: ChannelId) -> bytes:
+    raw = channel.id.encode()
+    return bytes((channel.type,)) + len(raw).to_bytes(2, "big") + raw
+
+
+def read_channel_part(key: bytes, offset: int) -> tuple[ChannelId, int]:
+    """The channel written at offset by `channel_part`, and the offset behind it."""
+    size = int.from_bytes(key[offset + 1 : offset + 3], "big")
+    end = offset + 3 + size
+    return ChannelId(key[offset], key[offset + 3 : end].decode()), end
+
+
+def after(prefix: bytes) -> bytes:
+    """The first key behind every key that starts with prefix."""
+    raw = prefix.rstrip(b"\xff")
+    return raw[:-1] + bytes((raw[-1] + 1,))
+
+
+def seq_part(seq: int) -> bytes:
+    return seq.to_bytes(8, "big")
+
+
+class State:
+    """One slot. `effects` collects what the commands of the current step ask for, in order.
+
+    head_limit: channel heads kept in memory (the working set); 0 keeps none.
+    """
+
+    def __init__(self, slot: int, view: KeyValue, *, head_limit: int = 4096) -> None:
+        self.slot = slot
+        self.view = view
+        self.get = view.get
+        self.put = view.put
+        self.delete = view.delete
+        self.scan = view.scan
+        self.effects: list[Effect] = []
+        self.now_ms = 0
+        self.index = 0
+        self.node = 0
+        self.incarnation = 0
+        self._head_limit = head_limit
+        self._heads: dict[bytes, Head] = {}
+        self.reload()
+
+    def reload(self) -> None:
+        """Read the working set again, after the rows below changed as a whole (start, snapshot)."""
+        self._heads.clear()
+        row = self.get(b"z")
+        self.slot_row = SlotRow() if row is None else _decode_slot(row)
+        row = self.get(b"c")
+        self.settings = Settings() if row is None else _decode_settings(_decode_copy(row)[1])
+        row = self.get(b"y")
+        self.system_uids: frozenset[str] = frozenset(() if row is None else _decode_uids(row)[1])
+        self.streams: dict[int, Stream] = {}
+        for key, value in self.scan(b"S", after(b"S")):
+            self.streams[int.from_bytes(key[1:], "big")] = _decode_stream(value)
+
+    # -- heads --
+
+    def head(self, part_: bytes) -> Head | None:
+        """The head of the channel with this key part, or None for one never written to."""
+        head = self._heads.get(part_)
+        if head is None:
+            row = self.get(b"h" + part_)
+            if row is None:
+                return None
+            head = _decode_head(row)
+            self._remember(part_, head)
+        return head
+
+    def put_head(self, part_: bytes, head: Head) -> None:
+        self.put(b"h" + part_, encode(head))
+        if part_ not in self._heads:
+            self._remember(part_, head)
+
+    def _remember(self, part_: bytes, head: Head) -> None:
+        if self._head_limit <= 0:
+            return
+        if len(self._heads) >= self._head_limit:
+            del self._heads[next(iter(self._heads))]
+        self._heads[part_] = head
+
+    # -- users of a channel --
+
+    def user(self, part_: bytes, uid: str) -> UserRow | None:
+        row = self.get(b"m" + part_ + uid.encode())
+        return None if row is None else _decode_user(row)
+
+    def is_member(self, part_: bytes, uid: str) -> bool:
+        row = self.get(b"m" + part_ + uid.encode())
+        return row is not None and _decode_user(row).member
+
+    def put_user(self, part_: bytes, uid: str, row: UserRow, *, fresh: bool) -> None:
+        """Write a user's row; fresh: it did not exist, so the user's list of channels grows."""
+        raw = uid.encode()
+        self.put(b"m" + part_ + raw, encode(row))
+        if fresh:
+            self.put(b"u" + len(raw).to_bytes(2, "big") + raw + part_, b"")
+            self._count_channels(raw, 1)
+
+    def delete_user(self, part_: bytes, uid: str) -> None:
+        raw = uid.encode()
+        self.delete(b"m" + part_ + raw)
+        self.delete(b"u" + len(raw).to_bytes(2, "big") + raw + part_)
+        self._count_channels(raw, -1)
+
+    def _count_channels(self, raw_uid: bytes, change: int) -> None:
+        # The count lets a login skip slots where the user has no channel with one cheap look-up.
+        key = b"n" + raw_uid
+        row = self.get(key)
+        count = (int.from_bytes(row, "big") if row else 0) + change
+        if count > 0:
+            self.put(key, count.to_bytes(4, "big"))
+        else:
+            self.delete(key)
+
+    def channels_of(self, uid: str, *, start: bytes = b"", limit: int | None = None) -> list[ChannelId]:
+        """The channels in which the user has a row, in key order, from the channel part `start` on."""
+        raw = uid.encode()
+        if self.get(b"n" + raw) is None:
+            return []
+        prefix = b"u" + len(raw).to_bytes(2, "big") + raw
+        rows = self.scan(prefix + start, after(prefix), limit=limit)
+        return [read_channel_part(key, len(prefix))[0] for key, _ in rows]
+
+    # -- the slot --
+
+    def put_slot_row(self) -> None:
+        self.put(b"z", encode(self.slot_row))
+
+    def next_version(self) -> int:
+        self.slot_row.version += 1
+        return self.slot_row.version

@@ -1,0 +1,42 @@
+"""The one small interface between the replica and its database.
+
+RocksDB (`rocks.py`) and a twin in memory (`memory.py`) fulfil it; one conformance suite runs over both. Batches are
+atomic and ordered. `write` does not wait for the disk: after a crash of the process all written batches are there,
+after a power loss the store holds some prefix of them that includes everything before the last `flush`.
+"""
+
+from collections.abc import Mapping
+from typing import Protocol
+
+
+class Store(Protocol):
+    def get(self, key: bytes) -> bytes | None: ...
+
+    def get_many(self, keys: list[bytes]) -> list[bytes | None]:
+        """Values in the order of the keys."""
+        ...
+
+    def scan(
+        self, start: bytes, end: bytes, *, limit: int | None = None, reverse: bool = False
+    ) -> list[tuple[bytes, bytes]]:
+        """Rows with start <= key < end in byte order (descending when reverse), at most limit of them."""
+        ...
+
+    def write(self, changes: Mapping[bytes, bytes | None]) -> None:
+        """Apply all changes as one atomic batch; None deletes. Fast, unsynced, called on the loop."""
+        ...
+
+    def delete_range(self, start: bytes, end: bytes) -> None:
+        """Delete every key with start <= key < end."""
+        ...
+
+    def flush(self) -> None:
+        """Blocks until everything written so far survives a power loss. Call it in a worker thread.
+        Raises OSError; after that the store must not be used."""
+        ...
+
+    def checkpoint(self, path: str) -> None:
+        """A consistent copy (hard links) under a path that does not exist yet. Blocks; call in a worker thread."""
+        ...
+
+    def close(self) -> None: ...
