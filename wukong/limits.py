@@ -25,16 +25,16 @@ MAX_CHANNEL_TYPE = 255
 FIRST_BYTE_TIMEOUT_MS = 2 * SECOND_MS
 HANDSHAKE_TIMEOUT_MS = 4 * SECOND_MS
 
-# --- fixed by the message id: 41 bits of milliseconds, 10 bits of slot, 12 bits of step --------------------------------
+# --- fixed by the message id: 41 bits of milliseconds, 10 bits of slot, 12 bits of step -----------------------------
 MAX_SLOT_COUNT = 1_024
 # WuKongIM puts the node into the same 10 bits and refuses larger ids; what its files may say, ours may say.
 MAX_NODE_ID = 1_023
 
-# --- fixed by the HTTP API: a larger number in a request counts as this one -----------------------------------------------
+# --- fixed by the HTTP API: a larger number in a request counts as this one -----------------------------------------
 MAX_HISTORY_MESSAGES = 10_000
 MAX_EVENT_SYNC_EVENTS = 2_000
 
-# --- configuration ----------------------------------------------------------------------------------------------------
+# --- configuration --------------------------------------------------------------------------------------------------
 # A larger file is refused unread.
 MAX_CONFIG_FILE_BYTES = MIB
 # Whoever records one handshake between nodes can try shorter secrets offline.

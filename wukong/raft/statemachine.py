@@ -7,7 +7,7 @@ class Committed(NamedTuple):
     """One committed entry, in log order per group. `data` is what `collect` returned on some node."""
 
     group: int
-    index: int
+    index: int  # type: ignore[assignment]
     term: int
     data: bytes
 

@@ -11,7 +11,7 @@ from wukong.store.keylist import add_keys
 
 
 class MemoryStore:
-    """`Store` (interface.py) in memory. The undo log is unbounded between flushes: it is meant to be short of them.
+    """`Store` (interface.py) in memory. What undoes the batches grows until the next flush, without a bound: for tests.
 
     checkpoints: path -> the copy made there. A crash of the process is `reopen()`; a power loss is `lose(n)` for some
     n <= unflushed, then `reopen()`.

@@ -11,10 +11,8 @@ What holds the GIL: `write` and a checkpoint. What releases it: `flush`, the flu
 """
 
 import os
-from collections.abc import Mapping
-from itertools import islice
-from pathlib import Path
-from typing import Any, NoReturn
+from collections.abc import Callable, Mapping
+from typing import Any, NoReturn, cast
 
 from rocksdict import (
     BlockBasedOptions,
@@ -26,6 +24,7 @@ from rocksdict import (
     Env,
     Options,
     Rdict,
+    RdictIter,
     ReadOptions,
     WriteBatch,
 )
@@ -91,19 +90,21 @@ class RocksStore:
             background_jobs=background_jobs,
         )
         self._db = _open(self.path, options)
-        self._get = self._db.get
-        self._write = self._db.write
-        self._items = self._db.items
+        # In raw mode keys and values are bytes and nothing else, which rocksdict's own types do not say.
+        raw = cast(Any, self._db)
+        self._get: Callable[[bytes], bytes | None] = raw.get
+        self._get_list: Callable[[list[bytes]], list[bytes | None]] = raw.get
+        self._cursor: Callable[[ReadOptions], RdictIter] = raw.iter
 
     def get(self, key: bytes) -> bytes | None:
         try:
-            return self._get(key)  # type: ignore[no-any-return]
+            return self._get(key)
         except Exception as error:
             self._read_failed(error)
 
     def get_many(self, keys: list[bytes]) -> list[bytes | None]:
         try:
-            return self._get(keys)  # type: ignore[no-any-return]
+            return self._get_list(keys)
         except Exception as error:
             self._read_failed(error)
 
@@ -116,17 +117,24 @@ class RocksStore:
         # The bound keeps RocksDB from walking over the deleted rows of a neighbour's range.
         bounds = ReadOptions()
         bounds.set_iterate_upper_bound(end)
+        rows: list[tuple[bytes, bytes]] = []
         try:
-            if not reverse:
-                return list(islice(self._items(False, start, bounds), limit))
-            # No lower bound: in rocksdict 0.3.29 `set_iterate_lower_bound` sets the upper one.
-            rows: list[tuple[bytes, bytes]] = []
-            for row in self._items(True, end, bounds):
-                if row[0] < start:  # type: ignore[operator]
-                    break
-                rows.append(row)  # type: ignore[arg-type]
+            cursor = self._cursor(bounds)
+            key, value = cursor.key, cursor.value
+            if reverse:
+                # No lower bound: in rocksdict 0.3.29 `set_iterate_lower_bound` sets the upper one.
+                cursor.seek_for_prev(end)
+                step = cursor.prev
+            else:
+                cursor.seek(start)
+                step = cursor.next
+            while (row := key()) is not None and row >= start:
+                rows.append((row, value()))
                 if len(rows) == limit:
-                    break
+                    return rows
+                step()
+            # A cursor stops at a damaged block as at the end of the data; `items()` of rocksdict would hide that.
+            cursor.status()
             return rows
         except Exception as error:
             self._read_failed(error)
@@ -142,7 +150,7 @@ class RocksStore:
         if self._failure is not None:
             raise self._failure
         try:
-            self._write(batch)
+            self._db.write(batch)
         except Exception as error:
             self._write_failed(error)
 
@@ -294,7 +302,7 @@ def _open(path: str, options: Options) -> Rdict:
     try:
         return Rdict(path, options)
     except Exception as error:
-        raise DataError(f"{path}: {_reason(str(error), Path(path))}") from error
+        raise DataError(f"{path}: {_reason(str(error))}") from error
 
 
 def _left_by_rocksdb(name: str) -> bool:
@@ -303,7 +311,7 @@ def _left_by_rocksdb(name: str) -> bool:
     return name.startswith(known) or name.endswith((".log", ".dbtmp"))
 
 
-def _reason(text: str, path: Path) -> str:
+def _reason(text: str) -> str:
     lowered = text.lower()
     if "lock hold by current process" in lowered:
         return "the database is already open in this process"
@@ -320,8 +328,8 @@ def _reason(text: str, path: Path) -> str:
 
 def _total_stalls(stalls: str) -> int:
     """Sum of total-delays and total-stops in RocksDB's line of counters ("name: count, name: count")."""
-    counters: dict[str, Any] = {}
+    counters: dict[str, str] = {}
     for part in stalls.partition("): ")[2].split(","):
         name, _, count = part.strip().partition(": ")
         counters[name] = count
-    return sum(int(counters.get(name, 0)) for name in ("total-delays", "total-stops"))
+    return sum(int(counters.get(name, "0")) for name in ("total-delays", "total-stops"))

@@ -1,0 +1,67 @@
+"""This node's streams of commands into the slots: one per slot, with a contiguous counter (architecture.md, 3).
+
+A command gets its counter when it is packed, in the order in which it was proposed, so commands of one connection keep
+their order. Until its reply is applied here, a command stays in flight and can be sent again under the same counter.
+"""
+
+from collections import deque
+from collections.abc import Callable
+from itertools import islice
+
+from wukong.channel.commands import Reply, encode_entry, encode_pack
+
+Done = Callable[[Reply | None], None]
+
+
+class SlotStream:
+    """One slot. in_flight: (encoded command, who waits) of counters done+1 .. done+len, oldest first; the first
+    `packed` of them are on their way."""
+
+    __slots__ = ("done", "in_flight", "packed")
+
+    def __init__(self) -> None:
+        self.done = 0
+        self.packed = 0
+        self.in_flight: deque[tuple[bytes, Done | None]] = deque()
+
+    def cut(self, node: int, incarnation: int, now_ms: int, limit_bytes: int) -> bytes | None:
+        """The next entry with what is waiting, at most limit_bytes of commands (one command may be larger), or None."""
+        waiting = len(self.in_flight) - self.packed
+        if waiting <= 0:
+            return None
+        commands: list[bytes] = []
+        size = 0
+        for encoded, _ in islice(self.in_flight, self.packed, None):
+            size += len(encoded)
+            if commands and size > limit_bytes:
+                break
+            commands.append(encoded)
+        first = self.done + self.packed + 1
+        self.packed += len(commands)
+        return encode_entry([encode_pack(node, incarnation, first, self.done, now_ms, commands)])
+
+    def settle(self, first: int, replies: list[Reply], into: list[tuple[Done, Reply]]) -> int:
+        """Take the replies of counters from `first` on; waiting callers and their replies go to `into`, to be called
+        when the whole step is visible. Returns how many commands this settled. Repeats are ignored."""
+        settled = 0
+        for offset, reply in enumerate(replies):
+            if first + offset != self.done + 1:
+                continue
+            _, done = self.in_flight.popleft()
+            self.done += 1
+            self.packed -= 1
+            settled += 1
+            if done is not None:
+                into.append((done, reply))
+        return settled
+
+    def resend(self, counter: int) -> None:
+        """The slot lacks everything from this counter on."""
+        self.packed = max(0, min(self.packed, counter - self.done - 1))
+
+    def fail(self) -> list[Done]:
+        """Give up everything in flight: the outcome is unknown. Used when the incarnation ends."""
+        waiting = [done for _, done in self.in_flight if done is not None]
+        self.in_flight.clear()
+        self.packed = 0
+        return waiting

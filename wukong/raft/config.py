@@ -1,0 +1,33 @@
+"""Settings of the consensus layer. The defaults leave room for garbage collection and slow disks on shared machines."""
+
+import msgspec
+
+
+class RaftConfig(msgspec.Struct, frozen=True, kw_only=True):
+    heartbeat_ms: int = 100
+    """A leader with nothing to send still speaks this often."""
+    election_min_ms: int = 500
+    election_max_ms: int = 1000
+    """A follower that heard no leader for a random time between these asks for an election.
+    election_min_ms must be over three times heartbeat_ms."""
+    quorum_timeout_ms: int = 1500
+    """A leader that heard no majority for this long steps down."""
+    tick_ms: int = 50
+    """How often groups with peers look at the clock."""
+    max_entry_bytes: int = 8 << 20
+    """Largest entry accepted by `propose`; a larger one raises ValueError."""
+    message_bytes: int = 1 << 20
+    """Entries sent in one message; a single larger entry still goes alone."""
+    window_messages: int = 64
+    window_bytes: int = 8 << 20
+    """Entries under way to one follower and not answered; at either limit only heartbeats leave."""
+    read_limit_count: int = 10_000
+    """Reads waiting in one group for a round of ReadIndex; the next one fails at once."""
+    retain_bytes: int = 4 << 20
+    """Entries a group with peers keeps behind its applied index for followers that were away."""
+    trim_bytes: int = 64 << 20
+    """Bytes written to the log between two flushes of the state, which free the log behind them."""
+    apply_slice_ms: float = 4.0
+    """Longest time spent applying before the event loop gets its turn."""
+    apply_queue_bytes: int = 16 << 20
+    """Committed and not applied; above it nothing more is collected until it has been applied."""

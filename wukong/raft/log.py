@@ -1,0 +1,353 @@
+"""One group's log in memory, and the records that rebuild it.
+
+The consensus core sees a list of (command, index, term) whose first element is the *base*: the last entry that was
+trimmed, without its bytes. Everything that changes the log also leaves a `Record`; the same records, read back from
+the write-ahead log in order, build the same log. Records are numbered by `seq`; `mark_durable` says up to which number
+they are on disk, and `durable_index` is what follows from it for entries.
+"""
+
+from collections import deque
+from typing import NamedTuple
+
+import msgpack
+
+Entry = tuple[bytes, int, int]
+"""(command, index, term). The command's first byte is its kind, see below."""
+
+# Kinds of commands: the first byte of every entry. The numbers are the core's.
+REGULAR = 0
+NO_OP = 1
+MEMBERSHIP = 2
+
+NO_OP_COMMAND = bytes((NO_OP,))
+FIRST_INDEX = 1
+"""Every log begins with an agreed entry that carries nothing: index 1, term 0."""
+
+# Kinds of records.
+ENTRY = 1  # index, term, data: the command
+TRUNCATE = 2  # index: the first entry that is no longer valid
+HARD_STATE = 3  # term; index: the node voted for in it, 0 for none
+TRIM = 4  # index, term of the new base
+RESET = 5  # index, term of the new base; nothing of the old log stays
+MEMBERS = 6  # data: the voters as of the base
+INSTALL = 7  # index, term, data: voters. A snapshot of this point is about to replace the state
+RECORD_KINDS = range(ENTRY, INSTALL + 1)
+
+
+class Record(NamedTuple):
+    kind: int
+    group: int
+    index: int
+    term: int
+    data: bytes
+
+
+class Change(NamedTuple):
+    """A membership change: one voter more or one less."""
+
+    kind: str  # "add" or "rem", the core's words
+    node: int
+
+
+class Snapshot(NamedTuple):
+    """A point of the log that a snapshot of the state stands for."""
+
+    index: int
+    term: int
+    members: tuple[int, ...]
+
+
+def encode_change(change: Change) -> bytes:
+    return bytes((MEMBERSHIP,)) + msgpack.packb([change.kind, change.node])
+
+
+def decode_change(command: bytes) -> Change | None:
+    """The membership change an entry carries, None for every other entry.
+
+    Raises ValueError if the bytes are not what `encode_change` makes.
+    """
+    if command[0] != MEMBERSHIP:
+        return None
+    value = msgpack.unpackb(command[1:])
+    if not isinstance(value, list) or len(value) != 2 or value[0] not in ("add", "rem") or type(value[1]) is not int:
+        raise ValueError("malformed membership change")
+    return Change(value[0], value[1])
+
+
+def apply_changes(members: tuple[int, ...], entries: list[Entry]) -> tuple[int, ...]:
+    """The voters after the membership changes among `entries`, in ascending order."""
+    after = set(members)
+    for command, _, _ in entries:
+        if command[0] == MEMBERSHIP:
+            change = decode_change(command)
+            if change is not None:
+                (after.add if change.kind == "add" else after.discard)(change.node)
+    return tuple(sorted(after))
+
+
+class GroupLog(list[Entry]):
+    """The log of one group. Element 0 is the base, the rest are the entries behind it without gaps.
+
+    It is a list because the core reads its ends and slices in every turn, and a list does that without a call into
+    Python. Change it through the methods only. The camel case names are the core's journal interface.
+    """
+
+    def __init__(self, group: int) -> None:
+        super().__init__([(NO_OP_COMMAND, FIRST_INDEX, 0)])
+        self.group = group
+        self.term = 0
+        self.vote = 0
+        self.members: tuple[int, ...] = ()
+        """The voters as of the base. `voters()` adds the changes in the log. Empty: not decided yet."""
+        self.intent: Snapshot | None = None
+        """A snapshot installation that was begun and not finished."""
+        self.entry_bytes = 0
+        """Bytes of all commands behind the base."""
+        self.seq = 0
+        self.hard_seq = 0
+        """Number of the last record that changed term or vote."""
+        self.durable_seq = 0
+        self.durable_index = FIRST_INDEX
+        self.recovered_index = FIRST_INDEX
+        """Of the entries that were here at start, the last that has not been truncated since."""
+        self._records: list[Record] = []
+        self._marks: deque[tuple[int, int]] = deque()  # (seq, last index that was complete at that record)
+        self._floating = False  # replay only: the entries before the base are missing, a later TRIM must explain it
+
+    # -- looking
+
+    @property
+    def base_index(self) -> int:
+        return self[0][1]
+
+    @property
+    def last_index(self) -> int:
+        return self[-1][1]
+
+    @property
+    def last_term(self) -> int:
+        return self[-1][2]
+
+    def term_at(self, index: int) -> int | None:
+        """Term of the entry at index, the base included; None if the log does not reach there."""
+        position = index - self[0][1]
+        return self[position][2] if 0 <= position < len(self) else None
+
+    def entries_from(self, index: int, limit_bytes: int) -> list[Entry]:
+        """Entries from index on, at least one, stopping when their commands exceed limit_bytes."""
+        start = position = index - self[0][1]
+        size = 0
+        end = len(self)
+        while position < end:
+            size += len(self[position][0])
+            if size > limit_bytes and position > start:
+                break
+            position += 1
+        return self[start:position]
+
+    def voters(self) -> tuple[int, ...]:
+        return apply_changes(self.members, self[1:])
+
+    @property
+    def has_records(self) -> bool:
+        return bool(self._records)
+
+    # -- changing
+
+    def _note(self, kind: int, index: int, term: int, data: bytes = b"") -> None:
+        self.seq += 1
+        self._records.append(Record(kind, self.group, index, term, data))
+
+    def add(self, command: bytes, idx: int, term: int) -> None:
+        if idx != self[-1][1] + 1 or not command:
+            raise AssertionError(f"group {self.group}: entry {idx} does not follow {self[-1][1]}")
+        command = bytes(command)
+        self.append((command, idx, term))
+        self.entry_bytes += len(command)
+        self.seq += 1
+        self._records.append(Record(ENTRY, self.group, idx, term, command))
+
+    def deleteEntriesFrom(self, position: int) -> None:
+        if not 1 <= position < len(self):
+            raise AssertionError(f"group {self.group}: truncating at {position} of {len(self)}")
+        first = self[position][1]
+        self._cut(position)
+        self.durable_index = min(self.durable_index, first - 1)
+        self.recovered_index = min(self.recovered_index, first - 1)
+        self._marks = deque((seq, min(index, first - 1)) for seq, index in self._marks)
+        self._note(TRUNCATE, first, 0)
+
+    def setCurrentTerm(self, term: int, voted_for: int | None) -> None:
+        if (term, voted_for or 0) == (self.term, self.vote):
+            return
+        self.term, self.vote = term, voted_for or 0
+        self._note(HARD_STATE, self.vote, term)
+        self.hard_seq = self.seq
+
+    def getCurrentTerm(self) -> int:
+        return self.term
+
+    def getVotedForNodeId(self) -> int | None:
+        return self.vote or None
+
+    def setRaftCommitIndex(self, index: int) -> None:
+        """Not kept: what was committed is learned again, what was applied the machine knows."""
+
+    def getRaftCommitIndex(self) -> int:
+        return self[0][1]
+
+    def onOneSecondTimer(self) -> None:
+        """Nothing here depends on time."""
+
+    def set_members(self, members: tuple[int, ...]) -> None:
+        """The voters as of the base; decides them for a new log."""
+        self.members = tuple(sorted(members))
+        self._note(MEMBERS, self[0][1], 0, _pack_members(self.members))
+
+    def trim(self, index: int) -> None:
+        """Forget the entries up to index, which becomes the base. At or below the base: nothing happens."""
+        position = index - self[0][1]
+        if position <= 0:
+            return
+        if position >= len(self):
+            raise AssertionError(f"group {self.group}: trimming at {index} behind the end {self[-1][1]}")
+        members = apply_changes(self.members, self[1 : position + 1])
+        self._drop_to(position)
+        self._note(TRIM, index, self[0][2])
+        if members != self.members:
+            self.set_members(members)
+
+    def begin_install(self, snapshot: Snapshot) -> None:
+        self.intent = snapshot
+        self._note(INSTALL, snapshot.index, snapshot.term, _pack_members(snapshot.members))
+
+    def finish_install(self, snapshot: Snapshot) -> None:
+        """The state now stands at the snapshot. The tail stays if the log agrees with it there
+        (Raft paper, figure 13, step 6); everything else goes."""
+        if self.term_at(snapshot.index) == snapshot.term:
+            self.trim(snapshot.index)
+        else:
+            self._rebase(snapshot.index, snapshot.term)
+            self.durable_index = self.recovered_index = snapshot.index
+            self._marks.clear()
+            self._note(RESET, snapshot.index, snapshot.term)
+        self.intent = None
+        self.set_members(snapshot.members)
+
+    # -- durability
+
+    def take_records(self) -> list[Record]:
+        """Records made since the last call, to be written in this order; `seq` names the last of them."""
+        records = self._records
+        if records:
+            self._records = []
+            self._marks.append((self.seq, self[-1][1]))
+        return records
+
+    def mark_durable(self, seq: int) -> None:
+        """Every record up to seq is on disk."""
+        self.durable_seq = max(self.durable_seq, seq)
+        while self._marks and self._marks[0][0] <= seq:
+            self.durable_index = max(self.durable_index, self._marks.popleft()[1])
+
+    # -- rebuilding
+
+    def state_records(self, *, entries: bool) -> list[Record]:
+        """Records that say everything a segment must say about this group before it: term, vote, base, members.
+
+        With `entries` they also repeat the whole log, so that nothing older is needed.
+        """
+        group, (_, index, term) = self.group, self[0]
+        records = [
+            Record(HARD_STATE, group, self.vote, self.term, b""),
+            Record(RESET if entries else TRIM, group, index, term, b""),
+            Record(MEMBERS, group, index, 0, _pack_members(self.members)),
+        ]
+        if self.intent is not None:
+            records.append(Record(INSTALL, group, self.intent.index, self.intent.term, _pack_members(self.intent[2])))
+        if entries:
+            records += [Record(ENTRY, group, i, t, command) for command, i, t in self[1:]]
+        return records
+
+    def replay(self, record: Record) -> None:
+        """Take a record that was read back. Raises ValueError if it cannot follow what came before."""
+        kind, _, index, term, data = record
+        if kind == ENTRY:
+            if index <= self[-1][1]:
+                self._replay_truncate(index)
+            elif index > self[-1][1] + 1:
+                # Older segments may be gone: a TRIM further on must cover what is missing.
+                self._rebase(index - 1, -1)
+                self._floating = True
+            if not data:
+                raise ValueError("an entry without a command")
+            self.append((data, index, term))
+            self.entry_bytes += len(data)
+        elif kind == TRUNCATE:
+            self._replay_truncate(index)
+        elif kind == HARD_STATE:
+            self.term, self.vote = term, index
+        elif kind == TRIM:
+            position = index - self[0][1]
+            if position >= len(self) or (position == 0 and self._floating):
+                tail = self[1:] if position == 0 else []
+                self._rebase(index, term)
+                self.extend(tail)
+                self.entry_bytes = sum(len(command) for command, _, _ in tail)
+                self._floating = False
+            elif position > 0:
+                if self[position][2] != term:
+                    raise ValueError(f"trim point {index} has term {term}, its entry {self[position][2]}")
+                self._drop_to(position)
+                self._floating = False
+        elif kind == RESET:
+            self._rebase(index, term)
+            self._floating = False
+            self.intent = None
+        elif kind == MEMBERS:
+            self.members = _unpack_members(data)
+        elif kind == INSTALL:
+            self.intent = Snapshot(index, term, _unpack_members(data))
+        else:
+            raise ValueError(f"unknown record kind {kind}")
+
+    def end_replay(self) -> None:
+        """Everything was read. Raises ValueError if entries are missing in the middle."""
+        if self._floating:
+            raise ValueError(f"entries before {self[0][1] + 1} are missing")
+        self.durable_index = self.recovered_index = self[-1][1]
+
+    def _replay_truncate(self, first: int) -> None:
+        if first > self[-1][1]:
+            return
+        if first <= self[0][1]:
+            if not self._floating:
+                raise ValueError(f"truncation at {first}, but the log was trimmed up to {self[0][1]}")
+            self._rebase(first - 1, -1)
+        else:
+            self._cut(first - self[0][1])
+
+    def _cut(self, position: int) -> None:
+        self.entry_bytes -= sum(len(entry[0]) for entry in self[position:])
+        del self[position:]
+
+    def _drop_to(self, position: int) -> None:
+        _, index, term = self[position]
+        self.entry_bytes -= sum(len(entry[0]) for entry in self[1 : position + 1])
+        self[0 : position + 1] = [(NO_OP_COMMAND, index, term)]
+
+    def _rebase(self, index: int, term: int) -> None:
+        self[:] = [(NO_OP_COMMAND, index, term)]
+        self.entry_bytes = 0
+
+
+def _pack_members(members: tuple[int, ...]) -> bytes:
+    packed: bytes = msgpack.packb(list(members))
+    return packed
+
+
+def _unpack_members(data: bytes) -> tuple[int, ...]:
+    value = msgpack.unpackb(data)
+    if not isinstance(value, list) or not all(type(node) is int for node in value):
+        raise ValueError("malformed member list")
+    return tuple(value)
