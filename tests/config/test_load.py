@@ -1,6 +1,6 @@
 """Configuration from files and environment: defaults, precedence, old files unchanged, all faults at once."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
@@ -11,6 +11,7 @@ from wukong.errors import ConfigError
 from wukong.limits import MINUTE_MS, SECOND_MS
 
 HOME = {"HOME": "/home/op"}
+Write = Callable[..., Path]
 LOOPBACK = "httpAddr: 127.0.0.1:5001\n"
 
 
@@ -23,7 +24,7 @@ def load(path: Path | None, environ: Mapping[str, str] = HOME, *, embedded: bool
 
 
 @pytest.fixture
-def write(tmp_path: Path):
+def write(tmp_path: Path) -> Write:
     def write_file(text: str, name: str = "wk.yaml") -> Path:
         path = tmp_path / name
         path.write_text(text)
@@ -54,7 +55,7 @@ def test_without_a_file_the_node_is_embedded_and_its_api_is_on_loopback() -> Non
     assert config.cluster.is_single_node
 
 
-def test_an_empty_file_gives_the_old_servers_defaults_and_a_loud_warning(write) -> None:
+def test_an_empty_file_gives_the_old_servers_defaults_and_a_loud_warning(write: Write) -> None:
     config, warnings = load(write(""))
     assert (config.root_dir, config.data_dir) == (Path("/home/op/wukongim"), Path("/home/op/wukongim/data"))
     assert config.logger.dir == Path("/home/op/wukongim/logs")
@@ -67,11 +68,11 @@ def test_an_empty_file_gives_the_old_servers_defaults_and_a_loud_warning(write) 
 
 
 @pytest.mark.parametrize("text", [LOOPBACK, "httpAddr: '[::1]:5001'", "managerToken: a-token"])
-def test_an_api_on_loopback_or_with_a_token_needs_no_warning(write, text: str) -> None:
+def test_an_api_on_loopback_or_with_a_token_needs_no_warning(write: Write, text: str) -> None:
     assert load(write(text))[1] == []
 
 
-def test_data_and_logs_follow_the_root_unless_they_are_given(write) -> None:
+def test_data_and_logs_follow_the_root_unless_they_are_given(write: Write) -> None:
     config, _ = load(write("rootDir: /srv/im"))
     assert (config.data_dir, config.logger.dir) == (Path("/srv/im/data"), Path("/srv/im/logs"))
     config, _ = load(write("rootDir: ~/im\ndataDir: /srv/data\nlogger: {dir: ./log}"))
@@ -80,7 +81,7 @@ def test_data_and_logs_follow_the_root_unless_they_are_given(write) -> None:
     assert load(write("logger: {dir: /var/log/im}"))[0].logger.dir == Path("/var/log/im")
 
 
-def test_without_a_home_directory_the_root_has_to_be_given(write) -> None:
+def test_without_a_home_directory_the_root_has_to_be_given(write: Write) -> None:
     assert any(fault.startswith("rootDir:") for fault in faults_of(write(""), {}))
     assert load(write("rootDir: /srv/im"), {})[0].data_dir == Path("/srv/im/data")
 
@@ -89,7 +90,7 @@ def test_the_detected_address_is_an_ip_of_this_machine() -> None:
     assert len(detect_lan_ip().split(".")) == 4
 
 
-def test_the_address_is_detected_only_if_it_is_not_given(write) -> None:
+def test_the_address_is_detected_only_if_it_is_not_given(write: Write) -> None:
     def must_not_run() -> str:
         raise AssertionError("asked for the address")
 
@@ -146,7 +147,7 @@ ENVIRON = {
 }
 
 
-def test_yaml_toml_and_the_environment_say_the_same_in_their_own_ways(write) -> None:
+def test_yaml_toml_and_the_environment_say_the_same_in_their_own_ways(write: Write) -> None:
     from_yaml = load(write(YAML))
     from_toml = load(write(TOML, "wk.toml"))
     from_environment = load(None, HOME | ENVIRON)
@@ -160,18 +161,18 @@ def test_yaml_toml_and_the_environment_say_the_same_in_their_own_ways(write) -> 
     assert config.wukong.wal_segment_bytes == 2 << 20
 
 
-def test_the_environment_wins_over_the_file_and_an_empty_variable_is_absent(write) -> None:
+def test_the_environment_wins_over_the_file_and_an_empty_variable_is_absent(write: Write) -> None:
     path = write(LOOPBACK + "managerUID: file\ntokenAuthOn: true\nconnIdleTime: 10s")
     config, _ = load(path, HOME | {"WK_MANAGERUID": "env", "WK_TOKENAUTHON": "false", "WK_CONNIDLETIME": ""})
     assert (config.manager_uid, config.token_auth_on, config.conn_idle_time_ms) == ("env", False, 10 * SECOND_MS)
 
 
-def test_a_value_that_the_environment_replaces_is_not_judged(write) -> None:
+def test_a_value_that_the_environment_replaces_is_not_judged(write: Write) -> None:
     path = write(LOOPBACK + "connIdleTime: soon")
     assert load(path, HOME | {"WK_CONNIDLETIME": "5s"})[0].conn_idle_time_ms == 5 * SECOND_MS
 
 
-def test_keys_are_not_case_sensitive_and_dots_may_stand_for_nesting(write) -> None:
+def test_keys_are_not_case_sensitive_and_dots_may_stand_for_nesting(write: Write) -> None:
     config, warnings = load(write("HTTPADDR: 127.0.0.1:1\nExternal.IP: 1.2.3.4\nwebhook.focusevents: msg.notify"))
     assert warnings == []
     assert config.http_addr == Address("127.0.0.1", 1)
@@ -179,7 +180,7 @@ def test_keys_are_not_case_sensitive_and_dots_may_stand_for_nesting(write) -> No
     assert config.webhook.focus_events == ("msg.notify",)
 
 
-def test_zero_and_empty_mean_the_default_but_false_is_false(write) -> None:
+def test_zero_and_empty_mean_the_default_but_false_is_false(write: Write) -> None:
     config, _ = load(
         write(
             LOOPBACK
@@ -205,13 +206,13 @@ def test_zero_and_empty_mean_the_default_but_false_is_false(write) -> None:
     assert (config.cluster.node_id, config.wukong.slot_count, config.wukong.fsync) == (1001, 16, True)
 
 
-def test_scalars_are_taken_as_typed_and_not_as_yaml_1_1_would_have_them(write) -> None:
+def test_scalars_are_taken_as_typed_and_not_as_yaml_1_1_would_have_them(write: Write) -> None:
     config, warnings = load(write(LOOPBACK + "managerToken: 0123\nmanagerUID: no\nconversation:\n  on: false"))
     assert warnings == []
     assert (config.manager_token, config.manager_uid, config.conversation.on) == ("0123", "no", False)
 
 
-def test_yaml_anchors_and_merges_work(write) -> None:
+def test_yaml_anchors_and_merges_work(write: Write) -> None:
     text = LOOPBACK + "x: &x {interval: 5s, maxCount: 2}\nmessageRetry: {<<: *x, maxCount: 3}"
     config, warnings = load(write(text))
     assert (config.message_retry.interval_ms, config.message_retry.max_count) == (5 * SECOND_MS, 3)
@@ -227,11 +228,11 @@ def test_yaml_anchors_and_merges_work(write) -> None:
         ("cluster: {slotCount: 64}\nwukong: {slotCount: 8}", 8),
     ],
 )
-def test_the_old_servers_slot_count_counts_unless_ours_is_given(write, text: str, slot_count: int) -> None:
+def test_the_old_servers_slot_count_counts_unless_ours_is_given(write: Write, text: str, slot_count: int) -> None:
     assert load(write(LOOPBACK + text))[0].wukong.slot_count == slot_count
 
 
-def test_nodes_without_a_port_have_the_clusters_own(write) -> None:
+def test_nodes_without_a_port_have_the_clusters_own(write: Write) -> None:
     config, _ = load(
         write(
             LOOPBACK + "cluster: {nodeId: 1, addr: 'tcp://127.0.0.1:7000', initNodes: [1@127.0.0.1, 2@127.0.0.1:7001],"
@@ -243,7 +244,7 @@ def test_nodes_without_a_port_have_the_clusters_own(write) -> None:
     assert not config.cluster.is_single_node
 
 
-# --- files of the server we replace -------------------------------------------------------------------------------------
+# --- files of the server we replace -----------------------------------------------------------------------------------
 
 STOCK = """
 mode: "release"
@@ -270,7 +271,7 @@ reactor: {channel: {subCount: 64}, user: {subCount: 64}}
 """
 
 
-def test_a_stock_file_starts_unchanged_and_what_is_unknown_is_said_once_each(write) -> None:
+def test_a_stock_file_starts_unchanged_and_what_is_unknown_is_said_once_each(write: Write) -> None:
     config, warnings = load(write(STOCK))
     assert config.external_addresses().tcp_addr == "203.0.113.7:5100"
     assert config.message_retry.scan_interval_ms == 5 * SECOND_MS
@@ -278,7 +279,7 @@ def test_a_stock_file_starts_unchanged_and_what_is_unknown_is_said_once_each(wri
     assert [warning.partition(":")[0] for warning in warnings] == ["external.monitorAddr", "monitor.on", "monitor.addr"]
 
 
-def test_keys_without_meaning_here_are_taken_in_silence_from_both_sources(write) -> None:
+def test_keys_without_meaning_here_are_taken_in_silence_from_both_sources(write: Write) -> None:
     paths = [pattern.replace("*", "anything") for pattern in IGNORED_KEYS]
     text = LOOPBACK + "".join(f"{path}: '1'\n" for path in paths)
     assert load(write(text))[1] == []
@@ -286,7 +287,7 @@ def test_keys_without_meaning_here_are_taken_in_silence_from_both_sources(write)
     assert load(write(LOOPBACK), HOME | environ)[1] == []
 
 
-def test_an_unknown_key_is_named_with_its_path_and_an_unknown_variable_too(write) -> None:
+def test_an_unknown_key_is_named_with_its_path_and_an_unknown_variable_too(write: Write) -> None:
     _, warnings = load(write(LOOPBACK + "webhook: {htpAddr: x}\ntokenAuth: true"), HOME | {"WK_TOKNAUTHON": "1"})
     assert [warning.partition(" unknown")[0] for warning in warnings] == [
         "webhook.htpAddr:",
@@ -295,14 +296,14 @@ def test_an_unknown_key_is_named_with_its_path_and_an_unknown_variable_too(write
     ]
 
 
-def test_what_this_server_does_not_do_is_said(write) -> None:
+def test_what_this_server_does_not_do_is_said(write: Write) -> None:
     _, warnings = load(write(LOOPBACK + "external: {autoGetExternalIP: true}\nplugin: {timeout: 1s}"))
     assert [warning.partition(":")[0] for warning in warnings] == ["external.autoGetExternalIP", "plugin.timeout"]
     assert load(write(LOOPBACK + "external: {autoGetExternalIP: false}\nplugin:"))[1] == []
 
 
 # The modes in which the recorded cases of the old server are played (tests/compat).
-NEEDS = {
+NEEDS: dict[str, tuple[str, Callable[[Config], bool]]] = {
     "none": ("", lambda config: config == config),
     "webhook": ("webhook: {httpAddr: 'http://127.0.0.1:6400/hook'}", lambda config: config.webhook.on),
     "ws": ("wsAddr: 'ws://127.0.0.1:5210'", lambda config: config.ws_addr == Address("127.0.0.1", 5210)),
@@ -333,7 +334,7 @@ NEEDS = {
 
 
 @pytest.mark.parametrize("need", NEEDS)
-def test_the_file_of_each_compatibility_mode_is_understood(write, need: str) -> None:
+def test_the_file_of_each_compatibility_mode_is_understood(write: Write, need: str) -> None:
     text, holds = NEEDS[need]
     common = LOOPBACK + "mode: release\ndemo: {on: false}\nexternal: {tcpAddr: '127.0.0.1:5100'}\n"
     config, warnings = load(write(common + text))
@@ -345,7 +346,7 @@ def test_the_file_of_each_compatibility_mode_is_understood(write, need: str) -> 
 # --- faults -----------------------------------------------------------------------------------------------------------
 
 
-def test_all_faults_are_reported_at_once_each_with_its_key(write) -> None:
+def test_all_faults_are_reported_at_once_each_with_its_key(write: Write) -> None:
     path = write(
         """
         addr: 5100
@@ -401,22 +402,22 @@ def test_all_faults_are_reported_at_once_each_with_its_key(write) -> None:
         ("cluster: {seed: 1@a:1}", "cluster.secret: not set, so any machine could pose"),
     ],
 )
-def test_a_fault_names_the_key_and_what_is_wrong(write, text: str, fault: str) -> None:
+def test_a_fault_names_the_key_and_what_is_wrong(write: Write, text: str, fault: str) -> None:
     assert [each for each in faults_of(write(text)) if each.startswith(fault)]
 
 
-def test_a_cluster_on_loopback_needs_no_secret_and_one_with_a_secret_may_listen_anywhere(write) -> None:
+def test_a_cluster_on_loopback_needs_no_secret_and_one_with_a_secret_may_listen_anywhere(write: Write) -> None:
     nodes = "nodeId: 1, initNodes: [1@127.0.0.1:7001, 2@127.0.0.1:7002]"
     load(write(LOOPBACK + f"cluster: {{{nodes}, addr: 'tcp://127.0.0.1:7001'}}"))
     load(write(LOOPBACK + f"cluster: {{{nodes}, secret: 0123456789abcdef}}"))
 
 
-def test_a_single_node_that_names_itself_needs_no_secret(write) -> None:
+def test_a_single_node_that_names_itself_needs_no_secret(write: Write) -> None:
     config, _ = load(write(LOOPBACK + "cluster: {nodeId: 1, initNodes: [1@10.0.0.1:11110]}"))
     assert config.cluster.is_single_node
 
 
-def test_tls_files_have_to_be_there(write, tmp_path: Path) -> None:
+def test_tls_files_have_to_be_there(write: Write, tmp_path: Path) -> None:
     pem = tmp_path / "im.pem"
     text = f"wssAddr: wss://0.0.0.0:5210\nwssConfig: {{certFile: {pem}, keyFile: {pem}}}"
     assert faults_of(write(text)) == [
@@ -429,7 +430,7 @@ def test_tls_files_have_to_be_there(write, tmp_path: Path) -> None:
     assert config.external_addresses().wss_addr == "wss://10.9.8.7:5210"
 
 
-def test_an_unsynced_log_and_an_unknown_event_are_warned_of(write) -> None:
+def test_an_unsynced_log_and_an_unknown_event_are_warned_of(write: Write) -> None:
     _, warnings = load(write(LOOPBACK + "wukong: {fsync: off}\nwebhook: {focusEvents: msg.notfy}"))
     assert [warning.partition(":")[0] for warning in warnings] == ["wukong.fsync", "webhook.focusEvents"]
 
@@ -460,6 +461,6 @@ def test_a_missing_file_is_a_fault(tmp_path: Path) -> None:
     assert "No such file" in fault
 
 
-def test_a_file_that_nests_without_end_is_read_and_its_keys_are_unknown(write) -> None:
+def test_a_file_that_nests_without_end_is_read_and_its_keys_are_unknown(write: Write) -> None:
     _, warnings = load(write(LOOPBACK + "a: &a\n  b: *a\n"))
     assert len(warnings) == 1

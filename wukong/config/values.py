@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from decimal import Decimal
+from math import ceil
 from pathlib import Path
 from typing import Generic, NamedTuple, TypeVar
 from urllib.parse import urlsplit, urlunsplit
@@ -165,7 +166,7 @@ def parse_duration_ms(text: str) -> int:
     if not parts or "".join(amount + unit for amount, unit in parts) != text:
         raise ValueError(f"{text!r} is not a duration; write one like 500ms, 10s, 3m, 1h or 7d")
     total_ns = sum((Decimal(amount) * _UNITS_NS[unit] for amount, unit in parts), Decimal(0))
-    return int(-(-total_ns // 1_000_000))
+    return ceil(total_ns / 1_000_000)
 
 
 def format_duration(duration_ms: int) -> str:

@@ -30,8 +30,8 @@ PRIVATE_NAMES = {
         "sendAppendEntries generateRaftTimeout"
     ).split(),
     "replace": ["serializer"],
-    "write": "raftLastApplied raftCommitIndex changeClusterIDx newAppendEntriesTime electionDeadline".split()[:4],
-    "read": "raftNextIndex raftState transferInProgress raftCommitIndex raftLastApplied raftCurrentTerm".split(),
+    "write": "raftNextIndex raftLastApplied raftCommitIndex changeClusterIDx newAppendEntriesTime".split(),
+    "read": "raftMatchIndex raftState raftCurrentTerm transferInProgress transport".split(),
 }
 
 Message = dict[str, Any]
@@ -79,10 +79,10 @@ class _Link(Transport):  # type: ignore[misc]
         return True
 
     def addNode(self, node: Node) -> None:
-        self._group.peers[node.id] = node
+        self._group.peer_added(node)
 
     def dropNode(self, node: Node) -> None:
-        self._group.forget(node.id)
+        self._group.peer_dropped(node)
 
 
 syncobj.createJournal = lambda journal: journal  # conf.journalFile is the GroupLog itself
@@ -229,24 +229,26 @@ class RaftGroup(SyncObj):  # type: ignore[misc]
         return outcome == [0]
 
     def set_connected(self, node: int, connected: bool) -> None:
+        """A link to a node came up or went down; nodes that are not voters yet are remembered too."""
+        (self.connected.add if connected else self.connected.discard)(node)
+        self._windows.pop(node, None)
         peer = self.peers.get(node)
-        if peer is None:
-            return
-        link = self._SyncObj__transport
-        if connected:
-            self.connected.add(node)
-            link._onNodeConnected(peer)
-        else:
-            self.connected.discard(node)
-            link._onNodeDisconnected(peer)
-        self._windows.pop(node, None)
+        if peer is not None:
+            link = self._SyncObj__transport
+            (link._onNodeConnected if connected else link._onNodeDisconnected)(peer)
 
-    def forget(self, node: int) -> None:
-        self.peers.pop(node, None)
-        self.connected.discard(node)
-        self._windows.pop(node, None)
+    def peer_added(self, node: Node) -> None:
+        self.peers[node.id] = node
+        self._alone = False
+        if node.id in self.connected:
+            self._SyncObj__transport._onNodeConnected(node)
 
-    def replicate(self, now: float, *, heartbeat: bool) -> None:
+    def peer_dropped(self, node: Node) -> None:
+        self.peers.pop(node.id, None)
+        self._windows.pop(node.id, None)
+        self._alone = not self.peers
+
+    def replicate(self, *, heartbeat: bool) -> None:
         """Send followers what they have not been sent, within the window.
 
         Without `heartbeat` a follower that would hear nothing new, neither entries nor a commit index, is left alone.
@@ -289,9 +291,7 @@ class RaftGroup(SyncObj):  # type: ignore[misc]
             return
         last = log.last_index
         sent = False
-        while (
-            index <= last and window.bytes < config.window_bytes and len(window.messages) < config.window_messages
-        ):
+        while index <= last and window.bytes < config.window_bytes and len(window.messages) < config.window_messages:
             entries = log.entries_from(index, config.message_bytes)
             self._send_entries(node, index, entries, commit)
             index = nexts[peer] = entries[-1][1] + 1
@@ -323,12 +323,13 @@ class RaftGroup(SyncObj):  # type: ignore[misc]
     def _SyncObj__sendAppendEntries(self) -> None:
         # The core's own loop sends a follower everything it lacks at once, copying the tail of the log for each
         # message, and pickles large entries in pieces.
-        now = _Time.now
-        self._SyncObj__newAppendEntriesTime = now + self.config.heartbeat_ms / 1000
-        self.replicate(now, heartbeat=True)
+        self._SyncObj__newAppendEntriesTime = _Time.now + self.config.heartbeat_ms / 1000
+        self.replicate(heartbeat=True)
 
     def _SyncObj__connectedToAnyone(self) -> bool:
         # Asked exactly when the election deadline has passed; the answer decides about the election.
+        if self.node_id not in self.log.voters():
+            return False
         return not self.peers or self.transferring or self.may_campaign()
 
     def _SyncObj__generateRaftTimeout(self) -> float:
@@ -354,7 +355,6 @@ class RaftGroup(SyncObj):  # type: ignore[misc]
         if accepted:
             # The core tests this guard and never sets it: two changes at once can commit in disjoint majorities.
             self._SyncObj__changeClusterIDx = self.log.last_index + 1
-            self._alone = not self.peers
         return accepted
 
     def _SyncObj__parseChangeClusterRequest(self, command: bytes) -> tuple[str, int] | None:

@@ -156,7 +156,7 @@ class RocksStore:
 
     def delete_range(self, start: bytes, end: bytes) -> None:
         """As in `Store`. A range tombstone: cheap to write, read through until compaction; for rare, large ranges."""
-        # RocksDB logs a reversed range before it refuses it, and refuses every write and every open from then on.
+        # RocksDB logs a reversed range before it refuses it, and refuses every write from then on.
         if start >= end:
             return
         if self._failure is not None:

@@ -1,0 +1,302 @@
+"""One group's replica as a deterministic machine: the seam between consensus and everything that does I/O.
+
+Shaped like raft-rs's RawNode, so that the core behind it can be exchanged. The owner calls in with proposals, messages
+and the time, then takes a `Ready`, sends its messages at once, writes its records, and says `persisted` when they are
+on disk. What must not be seen before it is durable stays inside until then: votes, answers that acknowledge entries,
+and everything that shows a term the disk does not know yet. Answers from others count only for entries that are
+durable here, and entries are handed out for applying only when they are committed and durable here.
+"""
+
+import random
+
+from typing import NamedTuple
+
+from wukong.errors import DataError, NotLeader
+from wukong.raft.config import RaftConfig
+from wukong.raft.core import RaftGroup
+from wukong.raft.filter import Message, MessageFilter
+from wukong.raft.log import FIRST_INDEX, MEMBERS, REGULAR, TRIM, Change, GroupLog, Record, Snapshot
+from wukong.raft.reads import ReadCallback, ReadRounds
+from wukong.raft.statemachine import Committed
+
+
+class Leadership(NamedTuple):
+    leader: int | None
+    term: int
+
+
+class Ready(NamedTuple):
+    """What is to be done. Nothing in it is handed out twice."""
+
+    messages: list[tuple[int, Message]]
+    """(node, message), to be sent now, in this order per node."""
+    records: list[Record]
+    """To be written in this order, together with those of other groups."""
+    seq: int
+    """For `persisted`, when the records are on disk."""
+    committed: list[Committed]
+    """To be applied in this order. Entries with empty data carry nothing for the machine, only an index."""
+    leadership: Leadership | None
+    """Set when leader or term as this node knows them changed."""
+    snapshots: list[int]
+    """Followers that need entries which were trimmed here: stream them the state."""
+
+    @property
+    def must_sync(self) -> bool:
+        """Whether messages or entries wait for the records; trim points alone can wait for the next write."""
+        return any(record.kind not in (TRIM, MEMBERS) for record in self.records)
+
+
+class RawNode:
+    """The replica of one group on one node.
+
+    log: as recovered, with its voters set. applied: (index, term) of the last entry whose effect the machine has kept,
+    (0, 0) for none. rng: draws election times. now: seconds, from any start, never backwards.
+    Raises DataError if log and applied index do not belong together.
+    """
+
+    def __init__(
+        self,
+        *,
+        node_id: int,
+        log: GroupLog,
+        applied: tuple[int, int],
+        config: RaftConfig,
+        rng: random.Random,
+        now: float,
+    ) -> None:
+        if not log.voters():
+            raise ValueError(f"group {log.group} has no voters")
+        self.group = log.group
+        self.node_id = node_id
+        self.log = log
+        self._config = config
+        self._rng = rng
+        self._now = now
+        self._outbox: list[tuple[int, Message]] = []
+        self._held: list[tuple[int, int, Message]] = []  # (record that must be durable, node, message)
+        self._snapshots: set[int] = set()
+        self._leadership = Leadership(None, 0)
+        self._links: set[int] = set()
+        self._reads = ReadRounds(limit_count=config.read_limit_count, timeout_s=config.quorum_timeout_ms / 1000)
+        self._boot(_start_index(log, applied))
+
+    def _boot(self, applied_index: int) -> None:
+        """Build core and filter from the log: at start, and after a snapshot took the log's place."""
+        self._core = RaftGroup(
+            self.node_id,
+            self.log,
+            applied_index,
+            self._config,
+            self._rng,
+            self._now,
+            on_send=lambda node, message: self._filter.outgoing(node, message),
+            may_campaign=lambda: self._filter.may_campaign(),
+            on_snapshot_needed=self._snapshots.add,
+        )
+        self._filter = MessageFilter(
+            self._core, self._emit, self._reads, self._config.election_min_ms / 1000, self._now
+        )
+        for node in self._links:
+            self._core.set_connected(node, True)
+
+    # -- looking
+
+    @property
+    def is_leader(self) -> bool:
+        return self._core.is_leader
+
+    @property
+    def leader(self) -> int | None:
+        return self._core.leader_id
+
+    @property
+    def term(self) -> int:
+        return self._core.term
+
+    @property
+    def commit_index(self) -> int:
+        """Committed as far as this node knows, and durable here."""
+        return min(self._core.commit_index, self.log.durable_index)
+
+    @property
+    def voters(self) -> tuple[int, ...]:
+        return tuple(sorted([*self._core.peers, *({self.node_id} & set(self.log.voters()))]))
+
+    @property
+    def has_peers(self) -> bool:
+        return bool(self._core.peers)
+
+    @property
+    def malformed_count(self) -> int:
+        """Messages of voters that were dropped because they were malformed."""
+        return self._filter.malformed_count
+
+    # -- input
+
+    def propose(self, data: bytes) -> None:
+        """Append an entry. Its outcome is known when it is committed, or a later leader's entry takes its index.
+
+        Raises NotLeader, ValueError (empty, or over the limit).
+        """
+        if not self._core.is_leader:
+            raise NotLeader(self.group, self._core.leader_id)
+        if not 0 < len(data) <= self._config.max_entry_bytes:
+            raise ValueError(f"an entry of {len(data)} bytes; 1 to {self._config.max_entry_bytes} are allowed")
+        self._core.append(data)
+
+    def change_members(self, change: Change) -> bool:
+        """Append a membership change. False if one is under way, or this leadership has not committed an entry yet,
+        or it changes nothing, or it would remove this leader (transfer first). Raises NotLeader."""
+        if not self._core.is_leader:
+            raise NotLeader(self.group, self._core.leader_id)
+        return self._core.change_members(change)
+
+    def transfer(self, node: int) -> bool:
+        """Ask a follower to take over at once. False unless it has every entry; do not propose meanwhile."""
+        return self._core.transfer(node, self._now)
+
+    def step(self, from_node: int, message: Message) -> None:
+        """A message of another node. Messages of strangers and malformed ones are dropped."""
+        self._filter.incoming(from_node, message)
+
+    def tick(self, now: float) -> None:
+        """Look at the clock, count answers, move the commit index. Call it after every few inputs and now and then."""
+        self._now = self._filter.now = now
+        # Alone, the core would commit what it has appended without asking anybody, the disk included.
+        if self._core.peers or self.log.seq == self.log.durable_seq:
+            self._core.tick(now)
+        if not self._reads.is_empty:
+            self._filter.check_reads()
+
+    def connected(self, node: int) -> None:
+        """A link to a node came up: messages to it are no longer lost."""
+        self._links.add(node)
+        self._core.set_connected(node, True)
+
+    def disconnected(self, node: int) -> None:
+        """A link to a node is gone, with everything that was under way on it."""
+        self._links.discard(node)
+        self._core.set_connected(node, False)
+
+    def read_index(self, callback: ReadCallback) -> None:
+        """Find an index at which a read sees everything that was acknowledged before this call.
+
+        The callback is called once, perhaps before this returns: with the index that has to be applied here first, or
+        with None if there is no leader, or the question could not be answered in time.
+        """
+        core = self._core
+        if core.is_leader:
+            if not core.peers and self.log.term_at(self.commit_index) == core.term:
+                callback(self.commit_index)
+            else:
+                self._reads.wait(callback)
+        elif core.leader_id is None:
+            callback(None)
+        else:
+            read_id = self._reads.forward(core.leader_id, self._now, callback)
+            if read_id is not None:
+                self._emit(core.leader_id, {"type": "read", "id": read_id})
+
+    def trim(self, index: int) -> None:
+        """Forget entries up to index. The machine's state up to there must be durable."""
+        self.log.trim(min(index, self.log.durable_index))
+
+    # -- output
+
+    def ready(self) -> Ready:
+        """What has to be done now. Call it after inputs; it is empty when there is nothing."""
+        core, log = self._core, self.log
+        if core.is_leader and core.peers:
+            core.replicate(heartbeat=False)
+        if self._reads.has_waiting:
+            self._filter.start_reads()
+        leadership = None
+        if (core.leader_id, core.term) != self._leadership:
+            leadership = self._leadership = Leadership(core.leader_id, core.term)
+        messages: list[tuple[int, Message]] = []
+        if self._outbox:
+            messages, self._outbox = self._outbox, messages
+        snapshots: list[int] = []
+        if self._snapshots:
+            snapshots = sorted(self._snapshots)
+            self._snapshots.clear()
+        return Ready(messages, log.take_records(), log.seq, self._take_committed(), leadership, snapshots)
+
+    def persisted(self, seq: int) -> None:
+        """The records up to seq are on disk."""
+        log = self.log
+        log.mark_durable(seq)
+        held = self._held
+        if held:
+            self._held = [item for item in held if item[0] > log.durable_seq]
+            self._outbox += [(node, message) for needed, node, message in held if needed <= log.durable_seq]
+        if self._core.peers:
+            self._filter.log_became_durable()
+        elif log.seq == log.durable_seq:
+            self._core.tick(self._now)
+
+    def _take_committed(self) -> list[Committed]:
+        waiting = self._core.committed
+        if not waiting:
+            return []
+        durable, group = self.log.durable_index, self.group
+        if waiting[-1][1] <= durable:
+            self._core.committed = []
+        else:
+            count = sum(1 for entry in waiting if entry[1] <= durable)
+            self._core.committed = waiting[count:]
+            waiting = waiting[:count]
+        return [
+            Committed(group, index, term, command[1:] if command[0] == REGULAR else b"")
+            for command, index, term in waiting
+        ]
+
+    def _emit(self, node: int, message: Message) -> None:
+        log = self.log
+        # An answer that acknowledges entries promises that they are on this disk; everything else shows at most the
+        # term and the vote.
+        acknowledges = message["type"] == "next_node_idx" and message["success"]
+        needed = log.seq if acknowledges else log.hard_seq
+        if needed <= log.durable_seq:
+            self._outbox.append((node, message))
+        else:
+            self._held.append((needed, node, message))
+
+    # -- snapshots: the state travels outside, see docs/design/raft.md
+
+    def begin_install(self, from_node: int, leader_term: int, snapshot: Snapshot) -> bool:
+        """A whole snapshot of the leader has arrived. True: persist the Ready, make the snapshot the machine's state,
+        durably, then call `finish_install`; no entries are taken meanwhile. False: throw it away."""
+        if from_node not in self._core.peers or leader_term < self._core.term or self._filter.installing:
+            return False
+        if snapshot.index <= self._core.commit_index:
+            self._filter.answer_installed(from_node, snapshot.index)
+            return False
+        self._filter.installing = True
+        self.log.begin_install(snapshot)
+        return True
+
+    def finish_install(self, from_node: int, snapshot: Snapshot) -> None:
+        """The machine's durable state stands at the snapshot. Entries handed out before are void."""
+        self.log.finish_install(snapshot)
+        self._boot(snapshot.index)
+        self._filter.answer_installed(from_node, snapshot.index)
+
+
+def _start_index(log: GroupLog, applied: tuple[int, int]) -> int:
+    """Where applying goes on, after a snapshot installation that a crash interrupted has been finished in the log."""
+    index, term = applied if applied[0] else (FIRST_INDEX, 0)
+    intent = log.intent
+    if intent is not None and (intent.index, intent.term) == (index, term):
+        log.finish_install(intent)
+    log.intent = None
+    where = f"group {log.group}: the state stands at index {index} (term {term})"
+    advice = "restore log and state from the same backup, or rebuild this node from the others"
+    if index < log.base_index:
+        raise DataError(f"{where}, but the log begins behind index {log.base_index}; {advice}")
+    if index > log.last_index:
+        raise DataError(f"{where}, but the log ends at index {log.last_index}; {advice}")
+    if log.term_at(index) != term:
+        raise DataError(f"{where}, but the log's entry there has term {log.term_at(index)}; {advice}")
+    return index
