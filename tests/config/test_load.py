@@ -431,7 +431,7 @@ def test_tls_files_have_to_be_there(write: Write, tmp_path: Path) -> None:
 
 
 def test_an_unsynced_log_and_an_unknown_event_are_warned_of(write: Write) -> None:
-    _, warnings = load(write(LOOPBACK + "wukong: {fsync: off}\nwebhook: {focusEvents: msg.notfy}"))
+    _, warnings = load(write(LOOPBACK + "wukong: {fsync: off}\nwebhook: {focusEvents: msg.unknown}"))
     assert [warning.partition(":")[0] for warning in warnings] == ["wukong.fsync", "webhook.focusEvents"]
 
 

@@ -49,7 +49,7 @@ def test_a_flip_changes_the_generation_and_the_extra_rows_at_once_and_for_good(b
 
     store = backend.reopen()
     generations = Generations(store)
-    assert generations.prefix(3) == slot_prefix(3, 1)
+    assert (generations.prefix(3), generations.staged(3)) == (slot_prefix(3, 1), None)
     assert store.get(APPLIED) == b"42"
     assert (rows(store, 3, 0), rows(store, 3, 1), rows(store, 4, 0)) == ([], [b"new"], [b"other"])
 
@@ -89,8 +89,16 @@ def test_a_new_stage_drops_the_unfinished_one_and_takes_a_new_number(store: Stor
     assert rows(store, 5, first) == []
     generations.drop(5, second)
     assert generations.staged(5) is None
-    assert Generations(store).staged(5) is None
-    assert generations.stage(5) == Generations(store).staged(5) == second + 1
+    generations = Generations(store)
+    assert generations.staged(5) is None
+    assert generations.stage(5) == second + 1
+
+
+def test_a_flip_has_reached_the_disk_when_it_returns() -> None:
+    store = MemoryStore()
+    generations = Generations(store)
+    generations.flip(5, generations.stage(5))
+    assert store.unflushed == 0
 
 
 def test_only_the_staged_generation_can_be_flipped_to(store: Store) -> None:

@@ -149,6 +149,11 @@ def test_a_missing_current_file_is_not_taken_for_a_new_database(tmp_path: Path) 
     (path / "CURRENT").unlink()
     with pytest.raises(DataError, match="CURRENT is missing"):
         RocksStore(path)
+    for table in path.glob("*.sst"):
+        table.unlink()
+    # Rows may be in the log alone.
+    with pytest.raises(DataError, match="CURRENT is missing"):
+        RocksStore(path)
 
 
 def test_a_damaged_block_is_found_when_it_is_read(tmp_path: Path) -> None:
@@ -185,7 +190,7 @@ def test_a_path_that_is_a_file_is_refused(tmp_path: Path) -> None:
 def test_what_an_interrupted_first_open_left_is_no_obstacle(tmp_path: Path) -> None:
     path = made(tmp_path / "db")
     for file in path.iterdir():
-        if not file.name.startswith(("LOG", "LOCK", "IDENTITY", "OPTIONS-", "rocksdict-config.json")):
+        if not file.name.startswith(("LOG", "LOCK", "IDENTITY", "OPTIONS-", "MANIFEST-", "rocksdict-config.json")):
             file.unlink()
     store = RocksStore(path)
     assert everything(store) == {}
@@ -199,6 +204,7 @@ class BrokenDisk:
         self.calls = 0
 
     def flush_wal(self, sync: bool) -> None:
+        assert sync
         self.calls += 1
         raise Exception("IO error: While fdatasync: /db/000004.log: Input/output error")
 
@@ -218,6 +224,16 @@ def test_after_a_failed_flush_the_store_does_not_try_again(tmp_path: Path) -> No
         store.checkpoint(str(tmp_path / "copy"))
     assert broken.calls == 1
     database.close()
+
+
+def test_a_checkpoint_that_cannot_be_made_does_no_harm_to_the_store(tmp_path: Path) -> None:
+    store = RocksStore(tmp_path / "db")
+    with pytest.raises(OSError, match="No such file or directory"):
+        store.checkpoint(str(tmp_path / "no such directory" / "copy"))
+    store.write({b"a": b"1"})
+    store.flush()
+    store.checkpoint(str(tmp_path / "copy"))
+    store.close()
 
 
 def test_stats_count_what_is_there(tmp_path: Path) -> None:

@@ -74,7 +74,7 @@ def advance_commands(state: State, command: AdvanceCommands) -> Reply:
             state.put_user(part_, uid, row, fresh=False)
         else:
             keep_or_drop(state, part_, uid, row)
-    prefix = _explicit_prefix(uid) + part_
+    prefix = _by_name_prefix(uid) + part_
     for key, _ in state.scan(prefix, prefix + seq_part(command.seq + 1)):
         state.delete(key)
     return Reply()
@@ -160,50 +160,64 @@ def conversations_of(state: State, uid: str) -> list[tuple[int, ChannelId]]:
 
 def pending_commands(state: State, uid: str, *, limit: int) -> list[tuple[ChannelId, list[Message]]]:
     """Commands for the user that he has not confirmed, per channel, ascending, at most limit in total: those of the
-    times of his membership (D-15) and those sent to him by name."""
+    times of his membership (D-15) and those sent to him by name.
+
+    What is cut off lies above what is handed out, channel by channel, so confirming the last seq handed out of each
+    channel loses nothing (D-16)."""
+    by_name = _sent_by_name(state, uid, limit)
+    channels = state.channels_of(uid)
+    if by_name:
+        channels = sorted({*channels, *by_name}, key=channel_part)
     found: list[tuple[ChannelId, list[Message]]] = []
     left = limit
-    for channel in state.channels_of(uid):
+    for channel in channels:
         if left <= 0:
-            return found
+            break
         part_ = channel_part(channel)
-        head = state.head(part_)
-        row = state.user(part_, uid)
-        if head is None or row is None or head.cmd_seq <= row.cmd_read:
-            continue
-        messages = _commands_for(state, channel, part_, uid, row, head.cmd_seq, left)
+        messages = _commands_of_member(state, channel, part_, uid, left)
+        if channel in by_name:
+            named = [stored_message(state, part_, True, seq) for seq in by_name[channel]]
+            messages += [message for message in named if message is not None]
+            messages.sort(key=lambda message: message.message_seq)
+            del messages[left:]
         if messages:
             found.append((channel, messages))
             left -= len(messages)
-    if left > 0:
-        found.extend(_explicit_commands(state, uid, left))
     return found
 
 
-def _commands_for(
-    state: State, channel: ChannelId, part_: bytes, uid: str, row: UserRow, newest: int, limit: int
-) -> list[Message]:
+def _commands_of_member(state: State, channel: ChannelId, part_: bytes, uid: str, limit: int) -> list[Message]:
+    """The lowest unconfirmed commands that went to all members while the user was one."""
+    head = state.head(part_)
+    row = state.user(part_, uid)
+    if head is None or row is None or head.cmd_seq <= row.cmd_read:
+        return []
+    newest = head.cmd_seq
     if uid in implicit_members(channel):
-        return messages_between(state, part_, is_cmd=True, first=row.cmd_read + 1, last=newest, limit=limit)
+        times = [(0, newest)]
+    else:
+        times = [(interval.from_cmd, newest if interval.open else interval.until_cmd) for interval in row.intervals]
     messages: list[Message] = []
-    for interval in row.intervals:
-        first = max(row.cmd_read, interval.from_cmd) + 1
-        last = newest if interval.open else interval.until_cmd
-        left = limit - len(messages)
-        messages += messages_between(state, part_, is_cmd=True, first=first, last=last, limit=left)
+    for before, last in times:
+        first = max(row.cmd_read, before) + 1
+        while first <= last and len(messages) < limit:
+            page = messages_between(state, part_, is_cmd=True, first=first, last=last, limit=limit - len(messages))
+            if not page:
+                break
+            messages += [message for message in page if message.recipients is None]
+            first = page[-1].message_seq + 1
     return messages
 
 
-def _explicit_prefix(uid: str) -> bytes:
+def _by_name_prefix(uid: str) -> bytes:
     return b"e" + part(uid)
 
 
-def _explicit_commands(state: State, uid: str, limit: int) -> list[tuple[ChannelId, list[Message]]]:
-    prefix = _explicit_prefix(uid)
-    by_channel: dict[ChannelId, list[Message]] = {}
+def _sent_by_name(state: State, uid: str, limit: int) -> dict[ChannelId, list[int]]:
+    """Seqs of the first `limit` unconfirmed commands that named the user, in key order."""
+    prefix = _by_name_prefix(uid)
+    found: dict[ChannelId, list[int]] = {}
     for key, _ in state.scan(prefix, after(prefix), limit=limit):
         channel, end = read_channel_part(key, len(prefix))
-        message = stored_message(state, channel_part(channel), True, int.from_bytes(key[end:], "big"))
-        if message is not None:
-            by_channel.setdefault(channel, []).append(message)
-    return list(by_channel.items())
+        found.setdefault(channel, []).append(int.from_bytes(key[end:], "big"))
+    return found

@@ -85,12 +85,14 @@ def apply_pack(state: State, index: int, pack: Pack) -> Outcome:
     """Apply a committed pack at a log index. Effects are appended to state.effects in order."""
     stream = state.streams.get(pack.node)
     if stream is None or pack.incarnation > stream.incarnation:
-        # A new incarnation ends the node's older ones here; its first counter is 1.
-        stream = state.streams[pack.node] = Stream(pack.incarnation)
+        # A new incarnation ends the node's older ones here, but not before its first command, whose counter is 1:
+        # a stream that only memory knows would be another one after a restart.
+        stream = Stream(pack.incarnation)
     elif pack.incarnation < stream.incarnation:
         return Outcome(pack.node, pack.incarnation, pack.first, [], fenced=True)
     if pack.first > stream.last + 1:
         return Outcome(pack.node, pack.incarnation, pack.first, [], resend_from=stream.last + 1)
+    state.streams[pack.node] = stream
     _settle(stream, pack.done)
     known = stream.last + 1 - pack.first
     replies = _repeat(stream, pack, known) if known > 0 else []

@@ -11,7 +11,7 @@ import msgspec
 from wukong.channel import permissions
 from wukong.channel.commands import Append, Reply
 from wukong.channel.effects import FanOut, Message
-from wukong.channel.ids import CUSTOMER_SERVICE, PERSON, TEMP, ChannelId, implicit_members
+from wukong.channel.ids import CUSTOMER_SERVICE, PERSON, ChannelId, implicit_members
 from wukong.channel.state import Head, State, UserRow, after, channel_part, encode, seq_part
 
 NO_PERSIST = 1
@@ -82,28 +82,30 @@ def _store(state: State, command: Append, part: bytes, head: Head, message_id: i
     message = _message(command, message_id, seq, timestamp)
     state.put(kind + part + seq_part(seq), encode(message))
     state.put_head(part, head)
-    if seq == 1 or command.recipients is not None:
+    if seq == 1:
         _first_message(state, command, part, seq)
+    if command.is_cmd and command.recipients is not None:
+        _index_recipients(state, command, part, seq)
     return message
+
+
+def _index_recipients(state: State, command: Append, part: bytes, seq: int) -> None:
+    """Explicit recipients find a command by their name; nobody else does."""
+    for uid in command.recipients or ():
+        raw = uid.encode()
+        state.put(b"e" + len(raw).to_bytes(2, "big") + raw + part + seq_part(seq), b"")
 
 
 def _first_message(state: State, command: Append, part: bytes, seq: int) -> None:
     """Rows that appear with a message instead of a subscription: conversations of both sides for types 1 and 3 (for
-    persons only while strangers may write; else the allow list makes them), and what implicit members and explicit
-    recipients need to find commands. behaviour.md 10.1, 12."""
+    persons only while strangers may write; else the allow list makes them), and what implicit members need to find
+    commands. behaviour.md 10.1, 12."""
     channel = command.channel
-    if command.recipients is not None:
-        for uid in command.recipients:
-            raw = uid.encode()
-            state.put(b"e" + len(raw).to_bytes(2, "big") + raw + part + seq_part(seq), b"")
-        return
     chat = (
         not command.is_cmd
         and channel.type in (PERSON, CUSTOMER_SERVICE)
         and (channel.type != PERSON or state.settings.whitelist_off_of_person)
     )
-    if channel.type == TEMP:
-        return
     for uid in implicit_members(channel):
         if uid == state.settings.system_uid:
             continue

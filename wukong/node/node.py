@@ -191,7 +191,8 @@ class Node:
         replies: list[tuple[Done, Reply]] = []
         for slot, index, term, data in entries:
             state = self.states[slot]
-            for pack in decode_entry(data):
+            # An entry of the log itself (a leader's first) carries no data, only its index.
+            for pack in decode_entry(data) if data else ():
                 outcome = apply_pack(state, index, pack)
                 self.applied_commands += len(outcome.replies)
                 if outcome.node == self.node_id and outcome.incarnation == self.incarnation:

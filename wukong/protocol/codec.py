@@ -1,8 +1,10 @@
 """Packets to frames and bodies to packets, for every version, both directions, byte for byte.
 
-A layout is a sequence of fixed-width pieces (big-endian, precompiled structs) and strings (u16 count, UTF-8). Slices past
-the end of a body come out short without an error, so each string is followed by a read of fixed width that does raise,
-or by a check of the end. Versions 0 and 1 share a layout, as do all from 6 on. Source: wkproto.md, sections 1 to 4.
+A layout is a sequence of fixed-width pieces (big-endian, precompiled structs) and strings (u16 count, UTF-8). Slices
+past the end of a body come out short without an error, so each string is followed by a read of fixed width that does
+raise, or by a check of the end. Versions 0 and 1 share a layout, as do all from 6 on.
+
+Source: wkproto.md, sections 1 to 4.
 """
 
 from collections.abc import Callable
@@ -63,7 +65,7 @@ _SUBACK_END = Struct(">BBB")  # channel_type, action, reason_code
 
 
 class EncodeError(WukongError):
-    """The caller's packet does not fit the wire: a string over 32767 bytes, a number out of range, a body over 1 MiB."""
+    """The caller's packet does not fit the wire: string over 32767 bytes, number out of range, body over 1 MiB."""
 
 
 def encode_length(value: int) -> bytes:

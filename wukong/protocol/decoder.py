@@ -24,8 +24,8 @@ class Frame(msgspec.Struct, frozen=True, gc=False):
 class FrameDecoder:
     """`receive_data` what arrived, then call `next_frame` until it has none.
 
-    limit_bytes: largest frame body accepted. A larger one raises FrameTooLarge as soon as its header is complete. It may
-    be changed between frames. Every ProtocolError is final: `next_frame` raises it again, the caller closes.
+    limit_bytes: largest frame body accepted. A larger one raises FrameTooLarge as soon as its header is complete. It
+    may be changed between frames. Every ProtocolError is final: `next_frame` raises it again, the caller closes.
     """
 
     __slots__ = ("_at", "_chunk", "_needed_bytes", "_partial", "limit_bytes")
@@ -81,7 +81,8 @@ class FrameDecoder:
         body_bytes = shift = 0
         while True:
             if at == available:
-                return self._wait(start, available - start + 1)
+                self._wait(start, available - start + 1)
+                return None
             byte = chunk[at]
             at += 1
             body_bytes |= (byte & 0x7F) << shift
@@ -97,7 +98,8 @@ class FrameDecoder:
             raise FrameTooLarge(body_bytes, self.limit_bytes)
         end = at + body_bytes
         if end > available:
-            return self._wait(start, end - start)
+            self._wait(start, end - start)
+            return None
         self._at = end
         return Frame(frame_type, first & 0x0F, chunk[at:end])
 

@@ -122,7 +122,7 @@ class Send(msgspec.Struct, frozen=True, gc=False):
 
 
 class Sendack(msgspec.Struct, frozen=True, gc=False):
-    """message_id is signed; message_seq is 0 when refused or not stored. client_msg_no is written by v3 servers only."""
+    """message_id is signed; message_seq is 0 when refused or not stored. client_msg_no: v3 servers only."""
 
     flags: int
     message_id: int

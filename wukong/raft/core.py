@@ -26,12 +26,18 @@ SYNCOBJ_SHA256 = "e8bdf06797085d734df86e24ab4802fe87893dff77268565ec036f7ad4a1cf
 
 PRIVATE_NAMES = {
     "override": (
-        "connectedToAnyone doApplyCommand loadDumpFile tryLogCompaction changeCluster parseChangeClusterRequest "
-        "sendAppendEntries generateRaftTimeout"
-    ).split(),
-    "replace": ["serializer"],
-    "write": "raftNextIndex raftLastApplied raftCommitIndex changeClusterIDx newAppendEntriesTime".split(),
-    "read": "raftMatchIndex raftState raftCurrentTerm transferInProgress transport".split(),
+        "connectedToAnyone",
+        "doApplyCommand",
+        "loadDumpFile",
+        "tryLogCompaction",
+        "changeCluster",
+        "parseChangeClusterRequest",
+        "sendAppendEntries",
+        "generateRaftTimeout",
+    ),
+    "replace": ("serializer",),
+    "write": ("raftNextIndex", "raftLastApplied", "raftCommitIndex", "changeClusterIDx", "newAppendEntriesTime"),
+    "read": ("raftMatchIndex", "raftState", "raftCurrentTerm", "transferInProgress", "transport"),
 }
 
 Message = dict[str, Any]
@@ -111,10 +117,14 @@ class _Window:
 class RaftGroup(SyncObj):  # type: ignore[misc]
     """One group's Raft state machine. Give it the time with every call (`now`, seconds, any start).
 
-    on_send(node, message) gets what the core says; may_campaign() is asked before an election (PreVote);
-    on_snapshot_needed(node) is told when a follower needs entries that were trimmed.
-    `committed` collects entries in log order; the owner empties it.
+    `attach` it to its surroundings before the first tick. on_send(node, message) gets what the core says;
+    may_campaign() is asked before an election (PreVote); on_snapshot_needed(node) is told when a follower needs
+    entries that were trimmed. `committed` collects entries in log order; the owner empties it.
     """
+
+    on_send: Callable[[int, Message], None]
+    may_campaign: Callable[[], bool]
+    on_snapshot_needed: Callable[[int], None]
 
     def __init__(
         self,
@@ -124,16 +134,10 @@ class RaftGroup(SyncObj):  # type: ignore[misc]
         config: RaftConfig,
         rng: random.Random,
         now: float,
-        on_send: Callable[[int, Message], None],
-        may_campaign: Callable[[], bool],
-        on_snapshot_needed: Callable[[int], None],
     ) -> None:
         self.node_id = node_id
         self.log = log
         self.config = config
-        self.on_send = on_send
-        self.may_campaign = may_campaign
-        self.on_snapshot_needed = on_snapshot_needed
         self.peers: dict[int, Node] = {}
         self.connected: set[int] = set()
         self.committed: list[Entry] = []
@@ -148,6 +152,16 @@ class RaftGroup(SyncObj):  # type: ignore[misc]
         # Never behind what the machine holds, never the log's own word for what is committed.
         self._SyncObj__raftLastApplied = applied_index
         self._SyncObj__raftCommitIndex = applied_index
+
+    def attach(
+        self,
+        on_send: Callable[[int, Message], None],
+        may_campaign: Callable[[], bool],
+        on_snapshot_needed: Callable[[int], None],
+    ) -> None:
+        self.on_send = on_send
+        self.may_campaign = may_campaign
+        self.on_snapshot_needed = on_snapshot_needed
 
     def _options(self, config: RaftConfig, log: GroupLog) -> SyncObjConf:
         """Our settings in the core's words."""

@@ -37,7 +37,7 @@ RECORD_KINDS = range(ENTRY, INSTALL + 1)
 class Record(NamedTuple):
     kind: int
     group: int
-    index: int
+    index: int  # type: ignore[assignment]  # the field's word; a tuple's own index() is not used
     term: int
     data: bytes
 
@@ -52,13 +52,14 @@ class Change(NamedTuple):
 class Snapshot(NamedTuple):
     """A point of the log that a snapshot of the state stands for."""
 
-    index: int
+    index: int  # type: ignore[assignment]  # as above
     term: int
     members: tuple[int, ...]
 
 
 def encode_change(change: Change) -> bytes:
-    return bytes((MEMBERSHIP,)) + msgpack.packb([change.kind, change.node])
+    packed: bytes = msgpack.packb([change.kind, change.node])
+    return bytes((MEMBERSHIP,)) + packed
 
 
 def decode_change(command: bytes) -> Change | None:
@@ -72,17 +73,6 @@ def decode_change(command: bytes) -> Change | None:
     if not isinstance(value, list) or len(value) != 2 or value[0] not in ("add", "rem") or type(value[1]) is not int:
         raise ValueError("malformed membership change")
     return Change(value[0], value[1])
-
-
-def apply_changes(members: tuple[int, ...], entries: list[Entry]) -> tuple[int, ...]:
-    """The voters after the membership changes among `entries`, in ascending order."""
-    after = set(members)
-    for command, _, _ in entries:
-        if command[0] == MEMBERSHIP:
-            change = decode_change(command)
-            if change is not None:
-                (after.add if change.kind == "add" else after.discard)(change.node)
-    return tuple(sorted(after))
 
 
 class GroupLog(list[Entry]):
@@ -110,6 +100,7 @@ class GroupLog(list[Entry]):
         self.durable_index = FIRST_INDEX
         self.recovered_index = FIRST_INDEX
         """Of the entries that were here at start, the last that has not been truncated since."""
+        self._changes: list[tuple[int, Change]] = []  # the membership changes behind the base, with their index
         self._records: list[Record] = []
         self._marks: deque[tuple[int, int]] = deque()  # (seq, last index that was complete at that record)
         self._floating = False  # replay only: the entries before the base are missing, a later TRIM must explain it
@@ -146,7 +137,17 @@ class GroupLog(list[Entry]):
         return self[start:position]
 
     def voters(self) -> tuple[int, ...]:
-        return apply_changes(self.members, self[1:])
+        """The voters as of the last entry, in ascending order: a change counts as soon as it is in the log."""
+        return self._members_at(self[-1][1])
+
+    def _members_at(self, index: int) -> tuple[int, ...]:
+        if not self._changes:
+            return self.members
+        after = set(self.members)
+        for at, change in self._changes:
+            if at <= index:
+                (after.add if change.kind == "add" else after.discard)(change.node)
+        return tuple(sorted(after))
 
     @property
     def has_records(self) -> bool:
@@ -162,8 +163,7 @@ class GroupLog(list[Entry]):
         if idx != self[-1][1] + 1 or not command:
             raise AssertionError(f"group {self.group}: entry {idx} does not follow {self[-1][1]}")
         command = bytes(command)
-        self.append((command, idx, term))
-        self.entry_bytes += len(command)
+        self._push(command, idx, term)
         self.seq += 1
         self._records.append(Record(ENTRY, self.group, idx, term, command))
 
@@ -211,7 +211,7 @@ class GroupLog(list[Entry]):
             return
         if position >= len(self):
             raise AssertionError(f"group {self.group}: trimming at {index} behind the end {self[-1][1]}")
-        members = apply_changes(self.members, self[1 : position + 1])
+        members = self._members_at(index)
         self._drop_to(position)
         self._note(TRIM, index, self[0][2])
         if members != self.members:
@@ -281,8 +281,7 @@ class GroupLog(list[Entry]):
                 self._floating = True
             if not data:
                 raise ValueError("an entry without a command")
-            self.append((data, index, term))
-            self.entry_bytes += len(data)
+            self._push(data, index, term)
         elif kind == TRUNCATE:
             self._replay_truncate(index)
         elif kind == HARD_STATE:
@@ -292,8 +291,8 @@ class GroupLog(list[Entry]):
             if position >= len(self) or (position == 0 and self._floating):
                 tail = self[1:] if position == 0 else []
                 self._rebase(index, term)
-                self.extend(tail)
-                self.entry_bytes = sum(len(command) for command, _, _ in tail)
+                for entry in tail:
+                    self._push(*entry)
                 self._floating = False
             elif position > 0:
                 if self[position][2] != term:
@@ -327,18 +326,33 @@ class GroupLog(list[Entry]):
         else:
             self._cut(first - self[0][1])
 
+    def _push(self, command: bytes, index: int, term: int) -> None:
+        self.append((command, index, term))
+        self.entry_bytes += len(command)
+        if command[0] == MEMBERSHIP:
+            change = decode_change(command)
+            if change is not None:
+                self._changes.append((index, change))
+
     def _cut(self, position: int) -> None:
+        """Remove the entries from position on."""
+        first = self[position][1]
         self.entry_bytes -= sum(len(entry[0]) for entry in self[position:])
+        self._changes = [item for item in self._changes if item[0] < first]
         del self[position:]
 
     def _drop_to(self, position: int) -> None:
+        """Make the entry at position the base."""
         _, index, term = self[position]
         self.entry_bytes -= sum(len(entry[0]) for entry in self[1 : position + 1])
+        self._changes = [item for item in self._changes if item[0] > index]
         self[0 : position + 1] = [(NO_OP_COMMAND, index, term)]
 
     def _rebase(self, index: int, term: int) -> None:
+        """Forget everything; the log begins anew behind index."""
         self[:] = [(NO_OP_COMMAND, index, term)]
         self.entry_bytes = 0
+        self._changes = []
 
 
 def _pack_members(members: tuple[int, ...]) -> bytes:

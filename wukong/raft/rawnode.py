@@ -8,7 +8,6 @@ durable here, and entries are handed out for applying only when they are committ
 """
 
 import random
-
 from typing import NamedTuple
 
 from wukong.errors import DataError, NotLeader
@@ -83,20 +82,10 @@ class RawNode:
 
     def _boot(self, applied_index: int) -> None:
         """Build core and filter from the log: at start, and after a snapshot took the log's place."""
-        self._core = RaftGroup(
-            self.node_id,
-            self.log,
-            applied_index,
-            self._config,
-            self._rng,
-            self._now,
-            on_send=lambda node, message: self._filter.outgoing(node, message),
-            may_campaign=lambda: self._filter.may_campaign(),
-            on_snapshot_needed=self._snapshots.add,
-        )
-        self._filter = MessageFilter(
-            self._core, self._emit, self._reads, self._config.election_min_ms / 1000, self._now
-        )
+        core = RaftGroup(self.node_id, self.log, applied_index, self._config, self._rng, self._now)
+        self._core = core
+        self._filter = MessageFilter(core, self._emit, self._reads, self._config.election_min_ms / 1000, self._now)
+        core.attach(self._filter.outgoing, self._filter.may_campaign, self._snapshots.add)
         for node in self._links:
             self._core.set_connected(node, True)
 

@@ -1,0 +1,653 @@
+"""What one slot must do, written the slow way: plain dicts and lists, everything kept for ever, nothing derived ahead.
+
+Written from behaviour.md (sections 2, 4, 5, 7 to 10, 12, 19) and from the docstrings of the commands. It knows nothing
+of rows, keys, intervals or caches: who was a member at a position is found by replaying the channel's history, and who
+should have a message is written on the message when it is stored. Where the machine may choose (message ids), the model
+checks the rule and then takes what was chosen.
+"""
+
+from dataclasses import dataclass, field, replace
+from functools import cache
+from typing import Any
+
+import msgspec
+
+from wukong.channel.commands import (
+    AdvanceCommands,
+    Append,
+    ChannelInfo,
+    CloseSession,
+    Command,
+    Disband,
+    ForgetOutbox,
+    Hello,
+    OpenSession,
+    PutChannel,
+    PutCopy,
+    PutSettings,
+    QuitDevices,
+    RememberSync,
+    RemoveAllMembers,
+    RemoveMembers,
+    Reply,
+    SetToken,
+    StageMembers,
+    TakeSync,
+    UpdateChat,
+    UpdateList,
+    UpdateSystemUids,
+)
+from wukong.channel.conversations import Conversation
+from wukong.channel.effects import Message
+from wukong.channel.ids import ChannelId
+from wukong.channel.state import Settings
+
+PERSON, CUSTOMER_SERVICE, INFO, LIVE, VISITORS, AGENT = 1, 3, 6, 9, 10, 11
+ADD, REMOVE, SET, CLEAR = 0, 1, 2, 3
+DENY = 0
+CLEAR_UNREAD, SET_UNREAD, DELETE_CHAT = 0, 1, 2
+SLAVE, MASTER = 0, 1
+OK, AUTH_FAIL, NOT_MEMBER, DENIED, KICK, NOT_ALLOWED, BAN, DISBANDED, SEND_BAN = 1, 2, 3, 4, 12, 13, 19, 24, 25
+NO_PERSIST = 1
+COPY_USER, COPY_PAIR, COPY_SETTINGS, COPY_SYSTEM_UIDS = 1, 2, 3, 4
+
+# An effect as the tests compare it: its kind, then its facts. See `Model.apply`.
+Seen = tuple[Any, ...]
+
+
+@dataclass
+class Stored:
+    """A message and who should have it: decided at its position, never again."""
+
+    message: Message
+    recipients: frozenset[str]
+
+
+@dataclass
+class Talk:
+    """A conversation. ends_at: the last seq it shows, for somebody who left and kept it; None: it goes on."""
+
+    read: int = 0
+    deleted: int = 0
+    ends_at: int | None = None
+    touched_ms: int = 0
+
+
+@dataclass
+class Channel:
+    """history: (position, uid, joined or left), oldest first."""
+
+    id: ChannelId
+    info: ChannelInfo | None = None
+    history: list[tuple[int, str, bool]] = field(default_factory=list)
+    deny: set[str] = field(default_factory=set)
+    allow: set[str] = field(default_factory=set)
+    chat: list[Stored] = field(default_factory=list)
+    commands: list[Stored] = field(default_factory=list)
+    talks: dict[str, Talk] = field(default_factory=dict)
+    confirmed: dict[str, int] = field(default_factory=dict)
+
+    def members(self) -> set[str]:
+        present: set[str] = set()
+        for _, uid, joined in self.history:
+            (present.add if joined else present.discard)(uid)
+        return present
+
+    def joined_at(self, uid: str) -> int:
+        """Position of the member's newest joining."""
+        return max(position for position, who, joined in self.history if joined and who == uid)
+
+    def implicit(self) -> list[str]:
+        """Members by the id alone: behaviour.md 8.1."""
+        if self.id.type in (PERSON, AGENT):
+            return list(dict.fromkeys(self.id.id.split("@", 1)))
+        if self.id.type == CUSTOMER_SERVICE and "|" in self.id.id:
+            visitor = self.id.id.split("|")[0]
+            return [visitor] if visitor else []
+        if self.id.type == VISITORS:
+            return [self.id.id]
+        return []
+
+    def log(self, is_cmd: bool) -> list[Stored]:
+        return self.commands if is_cmd else self.chat
+
+
+@dataclass
+class Device:
+    """A live session."""
+
+    uid: str
+    node: int
+    incarnation: int
+    session: int
+    flag: int
+    level: int
+    device_id: str
+    since_ms: int
+
+
+@dataclass
+class Remembered:
+    """The newest message under a (channel, sender, client_msg_no)."""
+
+    payload: bytes
+    reply: Reply
+    stored: bool
+    made_ms: int
+
+
+class Model:
+    """One slot. `position` counts log indexes; `now_ms` is the log's time."""
+
+    def __init__(self, slot: int) -> None:
+        self.slot = slot
+        self.settings = Settings()
+        self.settings_version = -1
+        self.channels: dict[ChannelId, Channel] = {}
+        self.numbers: dict[tuple[ChannelId, bool, str, str], Remembered] = {}
+        self.system_uids: list[str] = []
+        self.system_uids_version = -1
+        self.authority_uids: list[str] = []
+        self.send_banned: dict[str, tuple[int, bool]] = {}
+        self.pairs: dict[tuple[str, str], tuple[int, bool, bool]] = {}
+        self.tokens: dict[tuple[str, int], tuple[bytes, int]] = {}
+        self.devices: list[Device] = []
+        self.incarnations: dict[int, int] = {}
+        self.handed_out: dict[str, list[tuple[ChannelId, int]]] = {}
+        self.staged: dict[ChannelId, dict[int, list[str]]] = {}
+        self.owed: dict[int, tuple[int, str, Command]] = {}
+        self.outbox = 0
+        self.version = 0
+        self.last_id = 0
+        self.position = 0
+        self.now_ms = 0
+        self.node = 0
+        self.incarnation = 0
+        self._seen: list[Seen] = []
+        self._given = Reply()
+
+    # -- the log --
+
+    def take_incarnation(self, node: int, incarnation: int) -> None:
+        """A new life of a node: whatever its older lives held is gone."""
+        if self.incarnations.get(node) != incarnation:
+            self.incarnations[node] = incarnation
+            self.devices = [device for device in self.devices if device.node != node]
+
+    def apply(self, position: int, node: int, now_ms: int, command: Command, given: Reply) -> tuple[Reply, list[Seen]]:
+        """What the reply and the effects must be, in order. given: the machine's reply, for what it may choose.
+
+        push channel is_cmd message recipients node session | members channel added removed
+        started uid node incarnation session flag level | ended uid node incarnation session kicked reason text close_ms
+        copy version target command
+        """
+        self.position = position
+        self.now_ms = max(self.now_ms, now_ms)
+        self.node, self.incarnation = node, self.incarnations[node]
+        self._given = given
+        self._seen = []
+        reply = getattr(self, "_on_" + type(command).__name__)(command)
+        return reply, self._seen
+
+    def channel(self, channel: ChannelId) -> Channel:
+        """The channel, empty if nobody used it: in the slow way there is no difference between the two."""
+        return self.channels.setdefault(channel, Channel(channel))
+
+    # -- permission: behaviour.md 5.1 row 1, 5.2, 5.3, in their order --
+
+    def is_system(self, uid: str) -> bool:
+        return uid == self.settings.system_uid or uid in self.system_uids
+
+    def permission(self, channel: Channel, uid: str, *, is_cmd: bool, trusted: bool) -> int:
+        if not trusted and self.send_banned.get(uid, (0, False))[1]:
+            return SEND_BAN
+        info = channel.info
+        if channel.id.type not in (CUSTOMER_SERVICE, INFO, VISITORS, AGENT) and info is not None and not is_cmd:
+            if info.ban:
+                return BAN
+            if info.disband:
+                return DISBANDED
+            if info.send_ban and not trusted and not self.is_system(uid):
+                return SEND_BAN
+        return self.sender_permission(channel, uid, trusted=trusted)
+
+    def sender_permission(self, channel: Channel, uid: str, *, trusted: bool) -> int:
+        kind = channel.id.type
+        rows = [
+            (kind in (INFO, CUSTOMER_SERVICE), OK),
+            (kind == AGENT and uid in channel.implicit(), OK),
+            (kind == VISITORS and uid == channel.id.id, OK),
+            (trusted, OK),
+            (self.is_system(uid), OK),
+        ]
+        for holds, result in rows:
+            if holds:
+                return result
+        if kind == PERSON:
+            first, second = channel.id.id.split("@", 1)
+            return self.person_permission(channel.id.id, uid, second if uid == first else first)
+        if uid in channel.deny:
+            return DENIED
+        if uid not in channel.members():
+            return NOT_MEMBER
+        if channel.allow and uid not in channel.allow:
+            return NOT_ALLOWED
+        return OK
+
+    def person_permission(self, pair: str, sender: str, receiver: str) -> int:
+        _, denied, allowed = self.pairs.get((pair, receiver), (0, False, False))
+        if self.is_system(receiver):
+            return OK
+        if denied:
+            return DENIED
+        if not self.settings.whitelist_off_of_person and not allowed:
+            return NOT_ALLOWED
+        return OK
+
+    # -- messages: behaviour.md 5.4, 7, 8.1, 12 --
+
+    def _on_Append(self, command: Append) -> Reply:
+        channel = self.channel(command.channel)
+        key = (command.channel, command.is_cmd, command.from_uid, command.client_msg_no)
+        known = self.numbers.get(key) if command.client_msg_no else None
+        if known is not None and known.payload == command.payload and not self._forgotten(known):
+            return msgspec.structs.replace(known.reply, duplicate=True)
+        message_id = self._new_id()
+        reason = self.permission(channel, command.from_uid, is_cmd=command.is_cmd, trusted=command.trusted)
+        if reason != OK:
+            return Reply(reason, message_id)
+        stored = not command.flags & NO_PERSIST
+        log = channel.log(command.is_cmd)
+        seq = len(log) + 1 if stored else 0
+        message = Message(
+            message_id,
+            seq,
+            command.flags,
+            command.setting,
+            command.from_uid,
+            command.client_msg_no,
+            self.now_ms // 1000,
+            command.payload,
+            command.expire,
+            command.topic,
+            command.recipients,
+        )
+        recipients = self._recipients(channel, command)
+        if stored:
+            log.append(Stored(message, recipients))
+            if seq == 1 and not command.is_cmd:
+                self._first_message(channel, command.from_uid)
+        reply = Reply(OK, message_id, seq, message.timestamp)
+        if command.client_msg_no:
+            made_ms = message.timestamp * 1000 if stored else self.now_ms
+            self.numbers[key] = Remembered(command.payload, reply, stored, made_ms)
+        self._seen.append(("push", command.channel, command.is_cmd, message, recipients, self.node, command.session))
+        return reply
+
+    def _forgotten(self, known: Remembered) -> bool:
+        if known.stored:
+            return known.made_ms + self.settings.idempotency_retention_ms < self.now_ms
+        return known.made_ms + self.settings.no_persist_idempotency_retention_ms <= self.now_ms
+
+    def _new_id(self) -> int:
+        """41 bits of milliseconds since 2010-11-04, 10 of slot, 12 of step: above every id of the slot before."""
+        message_id = self._given.message_id
+        assert message_id > self.last_id, "message ids rise in a slot"
+        assert message_id >> 12 & 1023 == self.slot, "the slot is in the id"
+        assert message_id >> 22 >= self.now_ms - 1288834974657, "the id is not older than the message"
+        self.last_id = message_id
+        return message_id
+
+    def _recipients(self, channel: Channel, command: Append) -> frozenset[str]:
+        if command.recipients is not None:
+            return frozenset(command.recipients)
+        return frozenset(channel.members() | set(channel.implicit()))
+
+    def _first_message(self, channel: Channel, sender: str) -> None:
+        if channel.id.type == PERSON and not self.settings.whitelist_off_of_person:
+            return
+        if channel.id.type in (PERSON, CUSTOMER_SERVICE):
+            for uid in channel.implicit():
+                if uid != self.settings.system_uid and uid not in channel.talks:
+                    channel.talks[uid] = Talk(read=1 if uid == sender else 0, touched_ms=self.now_ms)
+
+    # -- channels and members: behaviour.md 9, D-10, D-12 --
+
+    def _on_PutChannel(self, command: PutChannel) -> Reply:
+        channel = self.channel(command.channel)
+        before = channel.info or ChannelInfo()
+        channel.info = command.info or before
+        version = 0
+        if command.channel.type == PERSON and before.send_ban != channel.info.send_ban:
+            bits = bytes([1 if channel.info.send_ban else 0])
+            version = self._copy("", COPY_USER, [command.channel.id], bits)
+        listed = list(command.add)
+        present = channel.members()
+        removed: set[str] = set()
+        if command.reset:
+            if command.staged:
+                staged = self.staged.get(command.channel, {})
+                listed += staged.get(command.staged, [])
+                self.staged[command.channel] = {n: uids for n, uids in staged.items() if n > command.staged}
+            removed = present - set(listed)
+            for uid in removed:
+                self._left(channel, uid)
+        added = []
+        for uid in dict.fromkeys(listed):
+            if uid.strip() and uid not in present:
+                self._joined(channel, uid)
+                added.append(uid)
+        if added or removed:
+            self._seen.append(("members", command.channel, frozenset(added), frozenset(removed)))
+        return Reply(version=version)
+
+    def _joined(self, channel: Channel, uid: str) -> None:
+        channel.history.append((self.position, uid, True))
+        if channel.id.type == LIVE and uid not in channel.talks:
+            return
+        talk = channel.talks.setdefault(uid, Talk())
+        talk.ends_at = None
+        talk.touched_ms = self.now_ms
+        if channel.id.type != LIVE:
+            talk.read = max(talk.read, len(channel.chat))
+
+    def _left(self, channel: Channel, uid: str) -> None:
+        channel.history.append((self.position, uid, False))
+        talk = channel.talks.get(uid)
+        if talk is not None:
+            talk.touched_ms = self.now_ms
+            if uid not in channel.implicit():
+                talk.ends_at = len(channel.chat)
+
+    def _on_StageMembers(self, command: StageMembers) -> Reply:
+        self.staged.setdefault(command.channel, {}).setdefault(command.staged, []).extend(command.uids)
+        return Reply()
+
+    def _on_RemoveMembers(self, command: RemoveMembers) -> Reply:
+        channel = self.channel(command.channel)
+        removed = set(command.uids) & channel.members()
+        for uid in removed:
+            self._left(channel, uid)
+        if command.channel.type != LIVE:
+            for uid in command.uids:
+                channel.talks.pop(uid, None)
+        if removed:
+            self._seen.append(("members", command.channel, frozenset(), frozenset(removed)))
+        return Reply()
+
+    def _on_RemoveAllMembers(self, command: RemoveAllMembers) -> Reply:
+        channel = self.channel(command.channel)
+        removed = channel.members()
+        for uid in removed:
+            self._left(channel, uid)
+        if removed:
+            self._seen.append(("members", command.channel, frozenset(), frozenset(removed)))
+        return Reply()
+
+    def _on_Disband(self, command: Disband) -> Reply:
+        channel = self.channel(command.channel)
+        if channel.info is not None:
+            channel.info = msgspec.structs.replace(channel.info, disband=True)
+        return Reply()
+
+    # -- lists: behaviour.md 5.3, 9, D-11; http-api.md 8.9, 8.10 --
+
+    def _on_UpdateList(self, command: UpdateList) -> Reply:
+        channel = self.channel(command.channel)
+        listed = channel.deny if command.which == DENY else channel.allow
+        named = [uid for uid in dict.fromkeys(command.uids) if uid.strip()]
+        touched = list(named)
+        if command.op in (SET, CLEAR):
+            touched += sorted(listed - set(named), key=str.encode)
+            listed.clear()
+        if command.op in (ADD, SET):
+            listed.update(named)
+        if command.op == REMOVE:
+            listed.difference_update(named)
+        if command.channel.type == PERSON:
+            return Reply(version=self._copy_lists(channel, command, touched))
+        if command.which == DENY and command.channel.type != LIVE:
+            for uid in named:
+                if command.op in (ADD, SET):
+                    channel.talks.pop(uid, None)
+                elif command.op == REMOVE:
+                    self._restore_talk(channel, uid)
+        return Reply()
+
+    def _restore_talk(self, channel: Channel, uid: str) -> None:
+        by_message = channel.id.type == CUSTOMER_SERVICE and uid in channel.implicit() and channel.chat
+        if uid not in channel.talks and (uid in channel.members() or (by_message and uid != self.settings.system_uid)):
+            channel.talks[uid] = Talk(read=len(channel.chat), touched_ms=self.now_ms)
+
+    def _copy_lists(self, owner: Channel, command: UpdateList, touched: list[str]) -> int:
+        version = 0
+        for uid in touched:
+            version = version or self._next_version()
+            pair = joined(owner.id.id, uid)
+            new_talk = command.which != DENY and command.op == ADD and uid != owner.id.id
+            bits = (1 if uid in owner.deny else 0) + (2 if uid in owner.allow else 0)
+            key = [pair, owner.id.id, uid if new_talk else ""]
+            self._owe(version, pair, PutCopy(COPY_PAIR, version, key, bytes([bits])))
+        return version
+
+    # -- copies: architecture.md 4 --
+
+    def _next_version(self) -> int:
+        self.version += 1
+        return self.version
+
+    def _owe(self, version: int, target: str, command: Command) -> None:
+        self.outbox += 1
+        self.owed[self.outbox] = (version, target, command)
+        self._seen.append(("copy", version, target, command))
+
+    def _copy(self, target: str, kind: int, key: list[str], value: bytes) -> int:
+        version = self._next_version()
+        self._owe(version, target, PutCopy(kind, version, key, value))
+        return version
+
+    def _on_ForgetOutbox(self, command: ForgetOutbox) -> Reply:
+        for outbox_id in command.ids:
+            self.owed.pop(outbox_id, None)
+        return Reply()
+
+    def _on_PutSettings(self, command: PutSettings) -> Reply:
+        return Reply(version=self._copy("", COPY_SETTINGS, [], command.settings))
+
+    def _on_UpdateSystemUids(self, command: UpdateSystemUids) -> Reply:
+        for uid in command.uids:
+            if command.op == REMOVE and uid in self.authority_uids:
+                self.authority_uids.remove(uid)
+            if command.op == ADD and uid not in self.authority_uids:
+                self.authority_uids.append(uid)
+        value = msgspec.msgpack.encode(self.authority_uids)
+        return Reply(version=self._copy("", COPY_SYSTEM_UIDS, [], value))
+
+    def _on_PutCopy(self, command: PutCopy) -> Reply:
+        version, value = command.version, command.value
+        if command.kind == COPY_SETTINGS and version > self.settings_version:
+            self.settings_version = version
+            self.settings = msgspec.msgpack.decode(value, type=Settings)
+        if command.kind == COPY_SYSTEM_UIDS and version > self.system_uids_version:
+            self.system_uids_version = version
+            self.system_uids = msgspec.msgpack.decode(value)
+        if command.kind == COPY_USER:
+            (uid,) = command.key
+            if version > self.send_banned.get(uid, (-1, False))[0]:
+                self.send_banned[uid] = (version, value == b"\x01")
+        if command.kind == COPY_PAIR:
+            pair, owner, new_talk = command.key
+            if version > self.pairs.get((pair, owner), (-1, False, False))[0]:
+                self.pairs[pair, owner] = (version, bool(value[0] & 1), bool(value[0] & 2))
+            if new_talk:
+                talks = self.channel(ChannelId(PERSON, pair)).talks
+                talks.setdefault(new_talk, Talk(touched_ms=self.now_ms))
+        return Reply()
+
+    # -- conversations and commands: behaviour.md 10.4, 12 --
+
+    def _on_UpdateChat(self, command: UpdateChat) -> Reply:
+        channel = self.channel(command.channel)
+        last = len(channel.chat)
+        talk = channel.talks.get(command.uid)
+        if command.op == DELETE_CHAT:
+            if talk is not None:
+                talk.deleted, talk.touched_ms = last, self.now_ms
+            return Reply()
+        if last == 0:
+            return Reply()
+        talk = channel.talks.setdefault(command.uid, Talk())
+        if command.op == CLEAR_UNREAD or command.unread == 0:
+            wanted = last
+        elif 0 < command.unread <= last:
+            wanted = last - command.unread
+        else:
+            wanted = last - 1
+        talk.read, talk.touched_ms = max(talk.read, wanted), self.now_ms
+        return Reply()
+
+    def _on_AdvanceCommands(self, command: AdvanceCommands) -> Reply:
+        channel = self.channel(command.channel)
+        seq = min(command.seq, len(channel.commands))
+        channel.confirmed[command.uid] = max(seq, channel.confirmed.get(command.uid, 0))
+        return Reply()
+
+    def _on_RememberSync(self, command: RememberSync) -> Reply:
+        self.handed_out[command.uid] = command.positions
+        return Reply()
+
+    def _on_TakeSync(self, command: TakeSync) -> Reply:
+        return Reply(positions=self.handed_out.pop(command.uid, []))
+
+    # -- users: behaviour.md 4.2, 4.3 --
+
+    def _on_Hello(self, command: Hello) -> Reply:
+        return Reply()
+
+    def _user_info(self, uid: str) -> ChannelInfo:
+        return self.channel(ChannelId(PERSON, uid)).info or ChannelInfo()
+
+    def _on_SetToken(self, command: SetToken) -> Reply:
+        info = self._user_info(command.uid)
+        if info.ban:
+            return Reply(BAN)
+        if info.disband:
+            return Reply(DISBANDED)
+        self.tokens[command.uid, command.device_flag] = (command.token_hash, command.level)
+        if command.level == MASTER:
+            for device in self.sessions_of(command.uid, command.device_flag):
+                self._end(device, True, "账号在其他设备上登录", 10_000)
+        return Reply()
+
+    def _on_QuitDevices(self, command: QuitDevices) -> Reply:
+        for flag in command.device_flags:
+            if (command.uid, flag) in self.tokens:
+                self.tokens[command.uid, flag] = (b"", MASTER)
+                for device in self.sessions_of(command.uid, flag):
+                    self._end(device, True, "", 2_000)
+        return Reply()
+
+    def _on_OpenSession(self, command: OpenSession) -> Reply:
+        visitor = self.settings.visitors_on and command.uid.endswith(self.settings.visitors_suffix)
+        level = SLAVE
+        if self.settings.token_auth_on and not command.trusted and not visitor:
+            token, level = self.tokens.get((command.uid, command.device_flag), (b"", SLAVE))
+            if not token or token != command.token_hash:
+                return Reply(AUTH_FAIL)
+        if self._user_info(command.uid).ban:
+            return Reply(BAN)
+        for device in self.sessions_of(command.uid, command.device_flag):
+            if device.device_id == command.device_id:
+                self._end(device, False, "", 2_000)
+            elif level == MASTER:
+                self._end(device, True, "login in other device", 2_000)
+        flag, session = command.device_flag, command.session
+        self.devices.append(
+            Device(command.uid, self.node, self.incarnation, session, flag, level, command.device_id, self.now_ms)
+        )
+        self._seen.append(("started", command.uid, self.node, self.incarnation, session, flag, level))
+        return Reply(level=level)
+
+    def _on_CloseSession(self, command: CloseSession) -> Reply:
+        for device in self.sessions_of(command.uid):
+            if (device.node, device.session) == (self.node, command.session):
+                self.devices.remove(device)
+                self._seen.append(("ended", command.uid, self.node, self.incarnation, command.session, False, 0, "", 0))
+        return Reply()
+
+    def _end(self, device: Device, kicked: bool, text: str, close_ms: int) -> None:
+        self.devices.remove(device)
+        reason = KICK if kicked else 0
+        where = (device.uid, device.node, device.incarnation, device.session)
+        self._seen.append(("ended", *where, kicked, reason, text, close_ms))
+
+    # -- reading --
+
+    def sessions_of(self, uid: str, flag: int | None = None) -> list[Device]:
+        found = [d for d in self.devices if d.uid == uid and flag in (None, d.flag)]
+        return sorted(found, key=lambda d: (d.node, d.incarnation, d.session))
+
+    def pending(self, uid: str) -> dict[ChannelId, list[Message]]:
+        """Commands the user should have and has not confirmed, per channel, ascending."""
+        found = {}
+        for channel in self.channels.values():
+            done = channel.confirmed.get(uid, 0)
+            mine = [s.message for s in channel.commands if uid in s.recipients and s.message.message_seq > done]
+            if mine:
+                found[channel.id] = mine
+        return found
+
+    def conversations_of(self, uid: str) -> set[tuple[int, ChannelId]]:
+        found = set()
+        for channel in self.channels.values():
+            talk = channel.talks.get(uid)
+            if talk is not None:
+                second = channel.chat[-1].message.timestamp if channel.chat else talk.touched_ms // 1000
+                found.add((second, channel.id))
+        return found
+
+    def conversation(
+        self, channel_id: ChannelId, uid: str, *, after_seq: int, unread_only: bool, count: int, hidden: bool
+    ) -> Conversation | None:
+        """behaviour.md 10.2 step 4 and its arithmetic; hidden: 10.3, the whole channel also without a conversation."""
+        channel = self.channel(channel_id)
+        talk = channel.talks.get(uid)
+        if talk is None and not hidden:
+            return None
+        talk = replace(talk) if talk is not None else Talk()
+        if hidden:
+            talk.deleted, talk.ends_at = 0, None
+        last = len(channel.chat) if talk.ends_at is None else talk.ends_at
+        shown = [s.message for s in channel.chat if talk.deleted < s.message.message_seq <= last]
+        if after_seq > 0:
+            shown = [m for m in shown if m.message_seq > after_seq]
+        elif unread_only:
+            shown = [m for m in shown if m.message_seq > talk.read]
+        recents = shown[::-1][:count]
+        unread, read = max(0, last - talk.read), talk.read
+        own = max((s.message.message_seq for s in channel.chat if s.message.from_uid == uid), default=0)
+        if recents and recents[0].from_uid == uid:
+            unread, read = 0, recents[0].message_seq
+        elif own <= last and own > read and last - own < unread:
+            unread, read = last - own, own
+        return Conversation(channel_id, unread, read, last, recents)
+
+    def by_number(self, channel_id: ChannelId, number: str, is_cmd: bool) -> Message | None:
+        found = [s.message for s in self.channel(channel_id).log(is_cmd) if s.message.client_msg_no == number]
+        return found[-1] if found else None
+
+
+@cache
+def crc32(text: str) -> int:
+    """CRC-32 (IEEE) of the text's bytes, bit by bit."""
+    register = 0xFFFFFFFF
+    for byte in text.encode():
+        register ^= byte
+        for _ in range(8):
+            register = register >> 1 ^ (0xEDB88320 if register & 1 else 0)
+    return register ^ 0xFFFFFFFF
+
+
+def joined(a: str, b: str) -> str:
+    """The stored id of a person channel: behaviour.md 2, http-api.md 3.3."""
+    return "@".join(sorted((a, b), key=lambda uid: (crc32(uid), uid), reverse=True))

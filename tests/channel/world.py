@@ -1,0 +1,613 @@
+"""A slot under test beside its model: random steps, the comparison after each, and the shrinking of a failure.
+
+A step says what happens, not with which counters: the world numbers the streams while it runs, so any part of a list of
+steps is a list of steps again. That is what makes shrinking simple.
+"""
+
+from collections.abc import Callable
+from random import Random
+from typing import Any, NamedTuple
+
+import msgspec
+
+from tests.channel.model import Model, Seen, joined
+from wukong.channel.commands import (
+    AdvanceCommands,
+    Append,
+    ChannelInfo,
+    CloseSession,
+    Command,
+    Disband,
+    ForgetOutbox,
+    Hello,
+    OpenSession,
+    Pack,
+    PutChannel,
+    PutSettings,
+    QuitDevices,
+    RememberSync,
+    RemoveAllMembers,
+    RemoveMembers,
+    Reply,
+    SetToken,
+    StageMembers,
+    TakeSync,
+    UpdateChat,
+    UpdateList,
+    UpdateSystemUids,
+    decode_entry,
+    encode_command,
+    encode_entry,
+    encode_pack,
+)
+from wukong.channel.conversations import conversation, conversations_of, pending_commands
+from wukong.channel.copies import owed, system_uids
+from wukong.channel.effects import Effect, FanOut, MembersChanged, Propagate, SessionEnded, SessionStarted
+from wukong.channel.ids import ChannelId, implicit_members
+from wukong.channel.machine import Outcome, apply_pack
+from wukong.channel.members import list_uids, member_page, member_uids
+from wukong.channel.messages import message_by_id, message_by_number, messages_between
+from wukong.channel.presence import sessions_of
+from wukong.channel.state import Settings, State, channel_part, encode, read_channel_part
+from wukong.store.memory import MemoryStore
+from wukong.store.overlay import Overlay
+
+SLOT = 5
+PREFIX = b"\x00\x05\x00\x00\x00\x00"
+START_MS = 1_700_000_000_000
+NODES = (1, 2, 600)
+
+SYSTEM = "____system"
+VISITOR = "v1___vstr"
+# Uids that are hard: prefixes of one another, equal CRC-32 (plumless, buckeroo), the command suffix, not ASCII,
+# more than 100 bytes, a zero byte.
+UIDS = ("a", "ab", "alice", "plumless", "buckeroo", "bob____cmd", "用户甲", "é" * 60, VISITOR, SYSTEM, "n", "n\x00")
+WRITERS = ("alice", "plumless", "buckeroo", "用户甲", "a", "bob____cmd", SYSTEM)
+CHANNELS = (
+    ChannelId(2, "g"),
+    ChannelId(2, "g"),
+    ChannelId(2, "g"),
+    ChannelId(2, "ga"),
+    ChannelId(2, "g____cmd"),
+    ChannelId(9, "g"),
+    ChannelId(3, VISITOR + "|desk"),
+    ChannelId(3, "nobody"),
+    ChannelId(10, VISITOR),
+    ChannelId(11, "alice@bob____cmd"),
+    ChannelId(6, "news"),
+    ChannelId(7, "data"),
+    ChannelId(8, "1234567890"),
+    ChannelId(5, "topic"),
+    ChannelId(12, "群"),
+)
+NUMBERS = ("", "", "", "n1", "n2", "n\x00")
+
+_decode_command: Callable[[bytes], Command] = msgspec.msgpack.Decoder(Command).decode
+
+
+class Step(NamedTuple):
+    """One thing that happens. kind:
+
+    do       the node proposes `command`, in a pack of its own
+    reborn   the node takes a new incarnation
+    again    the node repeats a pack it sent before, the `number`-th newest
+    ghost    an older life of the node proposes `command`
+    gap      the node proposes `command` under a counter that leaves `number` + 1 out
+    deliver  the node proposes the `number`-th copy that the outbox owes, or owed
+    forget   the node proposes ForgetOutbox for the `number`-th record
+    close    the node reports the end of one of its sessions, the `number`-th
+    sync     the user fetches up to `number` commands and confirms them, as a back end does
+    restart  everything is committed and the state is read again
+    check    everything that can be read is compared
+    """
+
+    kind: str
+    node: int = 1
+    tick_ms: int = 0
+    command: Command | None = None
+    number: int = 0
+    uid: str = ""
+
+
+class Stream:
+    """The sending side of one node's stream."""
+
+    def __init__(self, incarnation: int) -> None:
+        self.incarnation = incarnation
+        self.last = 0
+        self.sent: list[tuple[Pack, Outcome]] = []
+
+
+class World:
+    """The machine on an overlay over the store in memory, and the model beside it. Every method raises AssertionError
+    when they differ."""
+
+    def __init__(self, *, head_limit: int) -> None:
+        self.head_limit = head_limit
+        self.store = MemoryStore()
+        self.overlay = Overlay(self.store)
+        self.state = State(SLOT, self.overlay.view(PREFIX), head_limit=head_limit)
+        self.model = Model(SLOT)
+        self.streams: dict[int, Stream] = {}
+        self.audience: dict[ChannelId, set[str]] = {}
+        self.copies: list[Command] = []
+        self.index = 0
+        self.now_ms = START_MS
+
+    # -- steps --
+
+    def run(self, steps: list[Step]) -> None:
+        for at, step in enumerate(steps):
+            self.now_ms += step.tick_ms
+            try:
+                getattr(self, "_" + step.kind)(step)
+            except AssertionError as error:
+                raise AssertionError(f"step {at}, {step}: {error}") from error
+        self.check(Random(len(steps)))
+
+    def _do(self, step: Step) -> None:
+        assert step.command is not None
+        self.propose(step.node, step.command)
+
+    def propose(self, node: int, command: Command) -> Reply:
+        """Through the stream, as a committed entry: encoded, decoded, applied; compared with the model."""
+        if node not in self.streams:
+            self._take_incarnation(node)
+        stream = self.streams[node]
+        pack = Pack(node, stream.incarnation, stream.last + 1, max(0, stream.last - 3), self.now_ms, [command])
+        outcome, effects = self._commit(pack)
+        assert (outcome.first, outcome.resend_from, outcome.fenced) == (pack.first, 0, False), outcome
+        (reply,) = outcome.replies
+        expected, expected_effects = self.model.apply(self.index, node, self.now_ms, command, reply)
+        assert reply == expected, f"\n  replied  {reply}\n  expected {expected}"
+        compare_effects(self.seen(effects), expected_effects)
+        stream.last += 1
+        stream.sent.append((pack, outcome))
+        del stream.sent[:-4]
+        return reply
+
+    def _commit(self, pack: Pack) -> tuple[Outcome, list[Effect]]:
+        self.index += 1
+        commands = [encode_command(command) for command in pack.commands]
+        entry = encode_entry([encode_pack(pack.node, pack.incarnation, pack.first, pack.done, pack.now_ms, commands)])
+        (decoded,) = decode_entry(entry)
+        assert decoded == pack
+        outcome = apply_pack(self.state, self.index, decoded)
+        effects = list(self.state.effects)
+        self.state.effects.clear()
+        return outcome, effects
+
+    def _take_incarnation(self, node: int) -> None:
+        old = self.streams.get(node)
+        incarnation = 1 if old is None else old.incarnation + 3
+        self.streams[node] = Stream(incarnation)
+        self.model.take_incarnation(node, incarnation)
+        self.propose(node, Hello())
+
+    def _reborn(self, step: Step) -> None:
+        self._take_incarnation(step.node)
+
+    def _again(self, step: Step) -> None:
+        stream = self.streams.get(step.node)
+        if stream is None:
+            return
+        pack, first = stream.sent[-1 - step.number % len(stream.sent)]
+        outcome, effects = self._commit(pack)
+        assert not effects, f"a repeat has effects: {effects}"
+        # A reply that the origin said it has may be forgotten: reason 0.
+        settled = pack.first <= stream.last - 1 - 3
+        allowed = [first.replies, [Reply(0)]] if settled else [first.replies]
+        assert outcome.replies in allowed, f"{outcome.replies} for a repeat of {first.replies}"
+
+    def _ghost(self, step: Step) -> None:
+        stream = self.streams.get(step.node)
+        if stream is not None and step.command is not None:
+            outcome, effects = self._commit(Pack(step.node, stream.incarnation - 1, 1, 0, self.now_ms, [step.command]))
+            assert outcome.fenced and not outcome.replies and not effects, f"{outcome} {effects}"
+
+    def _gap(self, step: Step) -> None:
+        stream = self.streams.get(step.node) or Stream(1)
+        # A gap at the start of a new life is a gap as well, and nothing of it counts.
+        incarnation, last = (stream.incarnation, stream.last) if step.number % 2 else (stream.incarnation + 1, 0)
+        if step.command is not None:
+            pack = Pack(step.node, incarnation, last + 2 + step.number, last, self.now_ms, [step.command])
+            outcome, effects = self._commit(pack)
+            assert outcome.resend_from == last + 1 and not outcome.replies and not effects, f"{outcome} {effects}"
+
+    def _deliver(self, step: Step) -> None:
+        if self.copies:
+            self.propose(step.node, self.copies[step.number % len(self.copies)])
+
+    def _forget(self, step: Step) -> None:
+        ids = sorted(self.model.owed)
+        if ids:
+            self.propose(step.node, ForgetOutbox([ids[step.number % len(ids)]]))
+
+    def _close(self, step: Step) -> None:
+        mine = [device for device in self.model.devices if device.node == step.node]
+        if mine:
+            device = mine[step.number % len(mine)]
+            self.propose(step.node, CloseSession(device.uid, device.session))
+
+    def _sync(self, step: Step) -> None:
+        before = self.model.pending(step.uid)
+        found = pending_commands(self.state, step.uid, limit=step.number)
+        positions = [(channel, messages[-1].message_seq) for channel, messages in found]
+        self.propose(step.node, RememberSync(step.uid, positions))
+        taken = self.propose(step.node, TakeSync(step.uid)).positions
+        assert taken == positions
+        for channel, seq in positions:
+            self.propose(step.node, AdvanceCommands(channel, step.uid, seq))
+        if step.uid != SYSTEM:
+            for channel, messages in found:
+                assert before[channel][: len(messages)] == messages, "fetched in order, without a hole"
+                before[channel] = before[channel][len(messages) :]
+            left = {channel: messages for channel, messages in before.items() if messages}
+            assert self.model.pending(step.uid) == left, "a confirmation takes what was handed out and nothing else"
+
+    def _restart(self, step: Step) -> None:
+        self.overlay.commit()
+        self.store = self.store.reopen()
+        self.overlay = Overlay(self.store)
+        self.state = State(SLOT, self.overlay.view(PREFIX), head_limit=self.head_limit)
+
+    def _check(self, step: Step) -> None:
+        self.check(Random(step.number))
+
+    # -- comparisons --
+
+    def seen(self, effects: list[Effect]) -> list[Seen]:
+        """The effects as the model says them; recipients are those that a node would compute: the audience as
+        MembersChanged made it, and the implicit members."""
+        seen: list[Seen] = []
+        for effect in effects:
+            match effect:
+                case FanOut(channel=channel, message=message):
+                    to = message.recipients
+                    if to is None:
+                        to = [*self.audience.get(channel, ()), *implicit_members(channel)]
+                    seen.append(("push", channel, effect.is_cmd, message, frozenset(to), effect.node, effect.session))
+                case MembersChanged(channel=channel):
+                    before = self.audience.setdefault(channel, set())
+                    removed = frozenset(before if effect.cleared else effect.removed)
+                    assert removed <= before, "who leaves was in"
+                    assert len(effect.added) == len(set(effect.added) - before), "who joins was not in, and joins once"
+                    before -= removed
+                    before |= set(effect.added)
+                    if effect.added or removed:
+                        seen.append(("members", channel, frozenset(effect.added), removed))
+                case SessionStarted():
+                    seen.append(("started", *msgspec.structs.astuple(effect)))
+                case SessionEnded():
+                    seen.append(("ended", *msgspec.structs.astuple(effect)))
+                case Propagate():
+                    command = _decode_command(effect.command)
+                    self.copies.append(command)
+                    seen.append(("copy", effect.version, effect.target, command))
+        return seen
+
+    def check(self, random: Random) -> None:
+        """Everything that can be read, against the model; with some parameters drawn at random."""
+        for channel in self.model.channels.values():
+            self._check_channel(channel.id, random)
+        for uid in UIDS:
+            self._check_user(uid, random)
+        assert system_uids(self.state) == self.model.authority_uids
+        assert self.state.system_uids == frozenset(self.model.system_uids)
+        assert self.state.settings == self.model.settings
+        owed_now = [(record.version, record.target, _decode_command(record.command)) for record in owed(self.state)]
+        same(sorted(map(repr, owed_now)), sorted(map(repr, self.model.owed.values())))
+        audit(self.state)
+
+    def _check_channel(self, channel_id: ChannelId, random: Random) -> None:
+        state, channel, part = self.state, self.model.channel(channel_id), channel_part(channel_id)
+        head = state.head(part)
+        members = sorted(channel.members(), key=str.encode)
+        same(member_uids(state, part), members)
+        same(self.audience.get(channel_id, set()), set(members))
+        same(self._pages(part, random.choice((1, 2, 1000))), members)
+        for which, listed in enumerate((channel.deny, channel.allow)):
+            same(list_uids(state, part, which), sorted(listed, key=str.encode))
+        if head is None:
+            assert not (members or channel.deny or channel.allow or channel.chat or channel.commands or channel.info)
+            return
+        same((head.members, head.denied, head.allowed), (len(members), len(channel.deny), len(channel.allow)))
+        info = ChannelInfo(head.large, head.ban, head.disband, head.send_ban, head.allow_stranger)
+        same((head.known, info), (channel.info is not None, channel.info or ChannelInfo()))
+        for uid in members:
+            row = state.user(part, uid)
+            assert row is not None
+            same(row.intervals[-1].from_index, channel.joined_at(uid))
+        for is_cmd in (False, True):
+            self._check_log(channel_id, is_cmd, random)
+
+    def _pages(self, part: bytes, limit: int) -> list[str]:
+        found: list[str] = []
+        cursor = ""
+        while True:
+            page, cursor = member_page(self.state, part, cursor=cursor, limit=limit)
+            assert len(page) <= limit
+            found += page
+            if not cursor:
+                return found
+
+    def _check_log(self, channel_id: ChannelId, is_cmd: bool, random: Random) -> None:
+        state, part = self.state, channel_part(channel_id)
+        log = [stored.message for stored in self.model.channel(channel_id).log(is_cmd)]
+        same(messages_between(state, part, is_cmd=is_cmd, first=1, last=len(log), limit=len(log) + 1), log)
+        first, last, limit = random.randint(0, 9), random.randint(0, len(log) + 1), random.randint(0, 9)
+        wanted = [message for message in log if first <= message.message_seq <= last]
+        same(messages_between(state, part, is_cmd=is_cmd, first=first, last=last, limit=limit), wanted[:limit])
+        newest = messages_between(state, part, is_cmd=is_cmd, first=first, last=last, limit=limit, newest=True)
+        same(newest, wanted[-limit:] if limit else [])
+        for message in random.sample(log, min(3, len(log))):
+            same(message_by_id(state, part, message.message_id, is_cmd=is_cmd), message)
+            other_slot = message.message_id ^ 1 << 12
+            same(message_by_id(state, part, other_slot, is_cmd=is_cmd), None)
+        for number in set(NUMBERS):
+            expected = self.model.by_number(channel_id, number, is_cmd) if number else None
+            same(message_by_number(state, part, number, is_cmd=is_cmd), expected)
+
+    def _check_user(self, uid: str, random: Random) -> None:
+        state, model = self.state, self.model
+        same([msgspec.structs.astuple(s) for s in sessions_of(state, uid)], [session_tuple(d) for d in model.sessions_of(uid)])
+        listed = conversations_of(state, uid)
+        same(sorted(listed), sorted(model.conversations_of(uid)))
+        for channel_id in model.channels:
+            parameters: dict[str, Any] = {
+                "after_seq": random.choice((0, 0, 1, 5)),
+                "unread_only": random.random() < 0.3,
+                "count": random.choice((0, 1, 3, 1000)),
+                "hidden": random.random() < 0.2,
+            }
+            found = conversation(state, channel_id, uid, **parameters)
+            same(found, model.conversation(channel_id, uid, **parameters))
+        if uid != SYSTEM:
+            self._check_pending(uid, random.choice((1, 2, 5)))
+
+    def _check_pending(self, uid: str, limit: int) -> None:
+        expected = self.model.pending(uid)
+        found = pending_commands(self.state, uid, limit=10_000)
+        assert len(found) == len(dict(found)), "a channel is listed once"
+        same(dict(found), expected)
+        some = pending_commands(self.state, uid, limit=limit)
+        count = sum(len(messages) for _, messages in some)
+        assert count == min(limit, sum(map(len, expected.values())))
+        for channel, messages in some:
+            assert messages and messages == expected[channel][: len(messages)]
+
+
+def session_tuple(device: Any) -> tuple[Any, ...]:
+    where = (device.uid, device.node, device.incarnation, device.session)
+    return (*where, device.flag, device.level, device.device_id, device.since_ms)
+
+
+def same(found: object, expected: object) -> None:
+    assert found == expected, f"\n  found    {found}\n  expected {expected}"
+
+
+def compare_effects(seen: list[Seen], expected: list[Seen]) -> None:
+    """In order; only copies have none among themselves."""
+
+    def split(effects: list[Seen]) -> tuple[list[Seen], list[str]]:
+        copies = [repr(effect) for effect in effects if effect[0] == "copy"]
+        return [effect for effect in effects if effect[0] != "copy"], sorted(copies)
+
+    same(split(seen), split(expected))
+
+
+def audit(state: State) -> None:
+    """What must hold among the rows themselves, whatever happened before."""
+    rows = {key: value for key, value in state.view.scan(b"")}
+    by_user: dict[bytes, int] = {}
+    users = 0
+    for key in rows:
+        if key[:1] == b"u":
+            size = int.from_bytes(key[1:3], "big")
+            raw, part = key[3 : 3 + size], key[3 + size :]
+            assert b"m" + part + raw in rows, "a listed channel has a row of the user"
+            by_user[raw] = by_user.get(raw, 0) + 1
+        elif key[:1] == b"m":
+            channel, end = read_channel_part(key, 1)
+            uid = key[end:].decode()
+            users += 1
+            row = state.user(channel_part(channel), uid)
+            assert row is not None
+            needed = row.chat or uid in implicit_members(channel) or any(
+                interval.open or interval.until_cmd > row.cmd_read for interval in row.intervals
+            )
+            assert needed, f"a row of {uid} in {channel} that nobody needs: {row}"
+    assert users == sum(by_user.values()), "a user's row is listed"
+    counted = {key[1:]: int.from_bytes(value, "big") for key, value in rows.items() if key[:1] == b"n"}
+    same(counted, by_user)
+
+
+def rows_of(state: State) -> list[tuple[bytes, bytes]]:
+    return state.view.scan(b"")
+
+
+# -- random steps --
+
+
+def random_steps(random: Random, count: int) -> list[Step]:
+    """Steps over few ids, so that they meet. The settings come first: short retentions, a random mode."""
+    steps = [Step("do", 1, 0, random_settings(random)), Step("deliver")]
+    while len(steps) < count:
+        steps.append(_random_step(random))
+    return steps
+
+
+def _random_step(random: Random) -> Step:
+    node = random.choice(NODES)
+    tick_ms = random.choice((0, 0, 1, 7, 300, 999, 2_500, -4_000)) if random.random() < 0.98 else 30_000
+    draw = random.random()
+    if draw < 0.90:
+        return Step("do", node, tick_ms, random_command(random))
+    if draw < 0.94:
+        return Step("deliver", node, tick_ms, number=random.choice((-1, -1, -1, -2, random.randrange(100))))
+    if draw < 0.96:
+        return Step("sync", node, tick_ms, number=random.choice((1, 2, 3, 10)), uid=random.choice(UIDS))
+    number = random.randrange(4)
+    kind = random.choice(("reborn", "again", "again", "ghost", "gap", "forget", "restart", "check", "close"))
+    if kind == "check":
+        return Step("check", number=random.randrange(1 << 30)) if random.random() < 0.4 else Step("restart")
+    command = random_command(random) if kind in ("ghost", "gap") else None
+    return Step(kind, node, tick_ms, command, number)
+
+
+def random_settings(random: Random) -> Command:
+    settings = Settings(
+        token_auth_on=random.random() < 0.5,
+        whitelist_off_of_person=random.random() < 0.6,
+        visitors_on=random.random() < 0.5,
+        idempotency_retention_ms=random.choice((5_000, 20_000)),
+        no_persist_idempotency_retention_ms=random.choice((2_000, 8_000)),
+    )
+    return PutSettings(encode(settings))
+
+
+def random_command(random: Random) -> Command:
+    makers = random.choices(_MAKERS, _WEIGHTS)
+    return makers[0](random)
+
+
+def _uids(random: Random, most: int = 4) -> list[str]:
+    # A blank and a repeat now and then.
+    return [random.choice((*UIDS, "", " ") if random.random() < 0.1 else UIDS) for _ in range(random.randint(0, most))]
+
+
+def _channel(random: Random) -> ChannelId:
+    """Where users are members."""
+    return random.choice(CHANNELS)
+
+
+def _owner(random: Random) -> ChannelId:
+    return ChannelId(1, random.choice(WRITERS))
+
+
+def _pair(random: Random) -> ChannelId:
+    return ChannelId(1, joined(random.choice(WRITERS), random.choice(WRITERS)))
+
+
+def _append(random: Random) -> Command:
+    uid = random.choice(UIDS)
+    if random.random() < 0.35:
+        uid = random.choice(WRITERS)
+        channel = ChannelId(1, joined(uid, random.choice(WRITERS)))
+    else:
+        channel = _channel(random)
+    listed = random.random() < (0.7 if channel.type == 8 else 0.04)
+    return Append(
+        channel,
+        random.random() < 0.35,
+        uid,
+        random.choice((b"", b"hi", b"ho\x00")),
+        random.choice(NUMBERS),
+        random.choice((0, 0, 0, 0, 1, 2, 4)),
+        random.choice((0, 0x80)),
+        random.choice((0, 60)),
+        random.choice(("", "topic")),
+        random.randrange(3),
+        random.random() < 0.25,
+        [uid for uid in _uids(random) if uid.strip()] if listed else None,
+    )
+
+
+def _put_channel(random: Random) -> Command:
+    info = ChannelInfo(*(random.random() < 0.15 for _ in range(5))) if random.random() < 0.3 else None
+    if random.random() < 0.15:
+        return PutChannel(_owner(random), info)
+    reset = random.random() < 0.25
+    staged = random.randrange(3) if reset else 0
+    return PutChannel(_channel(random), info, _uids(random, 6), reset, staged)
+
+
+def _update_list(random: Random) -> Command:
+    op = random.choice((0, 0, 0, 1, 1, 2, 3))
+    channel = _owner(random) if random.random() < 0.35 else _channel(random)
+    return UpdateList(channel, random.randrange(2), op, [] if op == 3 else _uids(random, 3))
+
+
+def _update_chat(random: Random) -> Command:
+    channel = _pair(random) if random.random() < 0.3 else _channel(random)
+    uid = random.choice(channel.id.split("@")) if channel.type == 1 else random.choice(UIDS)
+    return UpdateChat(channel, uid, random.randrange(3), random.choice((-1, 0, 1, 2, 5, 1000)))
+
+
+def _advance(random: Random) -> Command:
+    channel = _pair(random) if random.random() < 0.3 else _channel(random)
+    uid = random.choice(channel.id.split("@")) if channel.type == 1 else random.choice(UIDS)
+    return AdvanceCommands(channel, uid, random.choice((0, 1, 2, 5, 8, 1000)))
+
+
+def _flag(random: Random) -> int:
+    return random.choice((0, 0, 1, 255))
+
+
+def _token(random: Random) -> bytes:
+    return random.choice((b"", b"t1", b"t1", b"t1", b"t2"))
+
+
+_USERS = ("alice", "plumless", VISITOR)
+
+_MAKERS: tuple[Callable[[Random], Command], ...] = (
+    _append,
+    _put_channel,
+    lambda r: StageMembers(_channel(r), r.randint(1, 2), _uids(r)),
+    lambda r: RemoveMembers(_channel(r), _uids(r)),
+    lambda r: RemoveAllMembers(_channel(r)),
+    lambda r: Disband(_owner(r) if r.random() < 0.3 else _channel(r)),
+    _update_list,
+    _update_chat,
+    _advance,
+    lambda r: SetToken(r.choice(_USERS), _flag(r), _token(r), r.randrange(2)),
+    lambda r: QuitDevices(r.choice(_USERS), r.choice(([0], [0, 1, 2], [255, 255]))),
+    lambda r: OpenSession(
+        r.choice(_USERS), r.randrange(1 << 40), _flag(r), r.choice(("d1", "d2", "")), _token(r), r.random() < 0.1
+    ),
+    lambda r: CloseSession(r.choice(_USERS), r.randrange(4)),
+    lambda r: Hello(),
+    lambda r: RememberSync(r.choice(UIDS), [(_channel(r), r.randrange(9))] if r.random() < 0.7 else []),
+    lambda r: TakeSync(r.choice(UIDS)),
+    random_settings,
+    lambda r: UpdateSystemUids(r.choice((0, 1)), [r.choice(("ab", "plumless"))]),
+)
+_WEIGHTS = (400, 90, 20, 70, 12, 10, 90, 60, 50, 30, 8, 60, 20, 4, 6, 6, 3, 6)
+
+
+# -- shrinking --
+
+
+def failure_of(steps: list[Step], *, head_limit: int) -> Exception | None:
+    """What goes wrong when the steps run, or None."""
+    try:
+        World(head_limit=head_limit).run(steps)
+    except Exception as error:
+        return error
+    return None
+
+
+def shrink(steps: list[Step], fails: Callable[[list[Step]], bool]) -> list[Step]:
+    """A smaller list that still fails, from which no single step can be left out (delta debugging)."""
+    size = max(1, len(steps) // 2)
+    while True:
+        at, smaller = 0, False
+        while at < len(steps):
+            rest = steps[:at] + steps[at + size :]
+            if fails(rest):
+                steps, smaller = rest, True
+            else:
+                at += size
+        if size == 1 and not smaller:
+            return steps
+        size = max(1, size // 2)
+
+
+def run_or_shrink(steps: list[Step], *, head_limit: int) -> None:
+    """Raises AssertionError with a minimal trace when the machine and the model differ."""
+    if failure_of(steps, head_limit=head_limit) is None:
+        return
+    steps = shrink(steps, lambda some: failure_of(some, head_limit=head_limit) is not None)
+    trace = "\n".join(f"  {step}" for step in steps)
+    error = failure_of(steps, head_limit=head_limit)
+    raise AssertionError(f"the machine and the model differ after\n{trace}\nhead_limit {head_limit}\n{error!r}") from error

@@ -1,0 +1,502 @@
+"""The one step loop of a node: all its groups, one write-ahead log, one machine.
+
+    collect -> propose -> one write and fdatasync for all groups, in a thread -> commit -> apply in slices
+
+While the disk is busy nothing is collected: what arrives meanwhile becomes the next entry. There is no timer to tune,
+and a lone proposal waits for nothing but its own fdatasync. A turn of the loop is one call of `_turn`; everything in
+it happens between two awaits of everybody else. Whatever goes wrong in the core, in apply or on disk ends the runtime
+for good and is handed to `on_fatal`, which has to end the process: recovery from the log is the only way on.
+"""
+
+import asyncio
+import heapq
+import logging
+import random
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from queue import SimpleQueue
+
+from wukong.clock import Clock
+from wukong.errors import NotLeader, Unavailable
+from wukong.raft.config import RaftConfig
+from wukong.raft.filter import Message
+from wukong.raft.rawnode import RawNode
+from wukong.raft.statemachine import Committed, Machine
+from wukong.raft.wal import Batch, Wal
+
+logger = logging.getLogger(__name__)
+
+SendMessage = Callable[[int, int, Message], None]
+"""(group, node, message): put a message on the link to a node; lose it if there is none."""
+
+_FIRST_SLICE_BYTES = 64 << 10
+_MIN_SLICE_BYTES = 4 << 10
+_MAX_SLICE_BYTES = 4 << 20
+_SLICE_ENTRY_COUNT = 4096
+_ENTRY_OVERHEAD_BYTES = 64
+
+
+class _DiskThread:
+    """Writes batches one after the other and reports each to the loop."""
+
+    def __init__(self, wal: Wal, loop: asyncio.AbstractEventLoop, done: Callable[[BaseException | None], None]) -> None:
+        self._wal = wal
+        self._loop = loop
+        self._done = done
+        self._queue: SimpleQueue[Batch | None] = SimpleQueue()
+        self._thread = threading.Thread(target=self._run, name="raft-wal", daemon=True)
+        self._thread.start()
+
+    def submit(self, batch: Batch) -> None:
+        self._queue.put(batch)
+
+    def stop(self, timeout_s: float) -> bool:
+        """Blocks until the thread has ended, at most so long. False if it hangs in the disk."""
+        self._queue.put(None)
+        self._thread.join(timeout_s)
+        return not self._thread.is_alive()
+
+    def _run(self) -> None:
+        while (batch := self._queue.get()) is not None:
+            error: BaseException | None = None
+            try:
+                self._wal.write(batch)
+            except BaseException as caught:
+                error = caught
+            try:
+                self._loop.call_soon_threadsafe(self._done, error)
+            except RuntimeError:
+                return  # the loop is closed: nobody waits any more
+
+
+class Runtime:
+    """All groups of one node. Created stopped; `start`, use, `stop`. Everything runs on the loop of `start`.
+
+    wal: open, owned from here on. peers: the other voters when the groups are new; later the log knows them.
+    on_fatal: called once, on the loop, with what broke; must end the process.
+    send: where messages to other nodes go; nothing is sent without it.
+    rng: draws election times.
+    """
+
+    def __init__(
+        self,
+        *,
+        node_id: int,
+        wal: Wal,
+        machine: Machine,
+        clock: Clock,
+        on_fatal: Callable[[BaseException], None],
+        peers: Iterable[int] = (),
+        config: RaftConfig | None = None,
+        send: SendMessage | None = None,
+        rng: random.Random | None = None,
+    ) -> None:
+        self.node_id = node_id
+        self.group_count = len(wal.logs)
+        self._wal = wal
+        self._machine = machine
+        self._clock = clock
+        self._on_fatal = on_fatal
+        self._peers = tuple(peers)
+        self._config = config or RaftConfig()
+        self._send = send
+        self._rng = rng or random.Random()
+        self._nodes: list[RawNode] = []
+        self._applied: list[int] = []
+        self._active: set[int] = set()  # groups that may have something ready
+        self._unsynced: dict[int, int] = {}  # group -> seq of records appended to the log and not given to the disk
+        self._syncing: dict[int, int] = {}  # the same for what the disk is busy with
+        self._disk_busy = False
+        self._queue: deque[Committed] = deque()
+        self._queue_bytes = 0
+        self._slice_bytes = _FIRST_SLICE_BYTES
+        self._turn_due = False
+        self._collected = False  # the last turn took something from the machine
+        self._waiters: dict[int, list[tuple[int, int, asyncio.Future[None]]]] = {}  # heaps by index
+        self._waiter_count = 0
+        self._unready: set[int] = set()
+        self._ready: asyncio.Future[None] | None = None
+        self._idle: asyncio.Future[None] | None = None
+        self._running = False
+        self._stopping = False
+        self._failure: BaseException | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._trimmed_at_bytes = 0
+        self._trim_task: asyncio.Task[None] | None = None
+        self._flusher = ThreadPoolExecutor(1, "raft-flush")
+        self._disk: _DiskThread | None = None
+
+    # -- life
+
+    def start(self) -> None:
+        """Take up the log where the machine's state ends. Raises DataError if they do not belong together.
+
+        Returns at once; `ready` waits until the machine has caught up with the log.
+        """
+        self._loop = asyncio.get_running_loop()
+        applied = self._machine.applied()
+        now = self._clock.monotonic()
+        for log in self._wal.logs:
+            if not log.voters():
+                log.set_members((self.node_id, *self._peers))
+            node = RawNode(
+                node_id=self.node_id,
+                log=log,
+                applied=applied.get(log.group, (0, 0)),
+                config=self._config,
+                rng=self._rng,
+                now=now,
+            )
+            self._nodes.append(node)
+            self._applied.append(max(applied.get(log.group, (0, 0))[0], log.base_index))
+        self._disk = _DiskThread(self._wal, self._loop, self._persisted)
+        self._unready = set(range(self.group_count))
+        self._ready = self._loop.create_future()
+        self._running = True
+        self._active.update(range(self.group_count))
+        if any(node.has_peers for node in self._nodes):
+            self._timer = self._loop.call_later(self._config.tick_ms / 1000, self._tick)
+        self._turn()
+
+    async def ready(self) -> None:
+        """Wait until every group has applied what was in its log at start. Raises Unavailable if the runtime ends."""
+        if self._ready is None:
+            raise Unavailable("the log is not started")
+        await asyncio.shield(self._ready)
+
+    async def stop(self, timeout_s: float = 5.0) -> bool:
+        """Finish what the machine wants to propose and what is under way, then close the log.
+
+        Stop whoever feeds the machine first. After timeout_s the rest stays in the log, to be applied at the next
+        start, or is not proposed. False: a thread hangs in the disk and may still use log or store; leave both open
+        and end the process. A second call does nothing and returns True.
+        """
+        if self._stopping:
+            return True
+        self._stopping = True
+        if self._running:
+            self._idle = self._loop.create_future()
+            self.wake()
+            try:
+                await asyncio.wait_for(self._idle, timeout_s)
+            except TimeoutError:
+                logger.warning("the log did not come to rest within %.1f s", timeout_s)
+        self._halt(Unavailable("the node is stopping"))
+        at_rest = True
+        if self._trim_task is not None:
+            _, pending = await asyncio.wait([self._trim_task], timeout=timeout_s)
+            at_rest = not pending
+        self._flusher.shutdown(wait=False)
+        if self._disk is not None:
+            at_rest = await asyncio.to_thread(self._disk.stop, timeout_s) and at_rest
+        if at_rest:
+            self._wal.close()
+        else:
+            logger.error("the disk did not answer within %.1f s; log and store are left open", timeout_s)
+        return at_rest
+
+    def _halt(self, reason: Unavailable) -> None:
+        """Nothing happens any more; whoever waits is told."""
+        self._running = False
+        if self._timer is not None:
+            self._timer.cancel()
+        for heap in self._waiters.values():
+            for _, _, future in heap:
+                if not future.done():
+                    future.set_exception(reason)
+        self._waiters.clear()
+        if self._ready is not None and not self._ready.done():
+            self._ready.set_exception(reason)
+            self._ready.exception()  # nobody has to wait for it
+        if self._idle is not None and not self._idle.done():
+            self._idle.set_result(None)
+
+    def _fail(self, error: BaseException) -> None:
+        if self._failure is not None:
+            return
+        self._failure = error
+        logger.critical("the log failed: %r", error, exc_info=error)
+        self._halt(Unavailable("the log failed"))
+        self._on_fatal(error)
+
+    # -- use
+
+    def wake(self) -> None:
+        """The machine has something to propose. Cheap; call it as often as you like."""
+        if not self._turn_due and self._running:
+            self._turn_due = True
+            self._loop.call_soon(self._turn)
+
+    def applied_index(self, group: int) -> int:
+        """Index of the last entry that was applied here."""
+        return self._applied[group]
+
+    def is_leader(self, group: int) -> bool:
+        return self._nodes[group].is_leader
+
+    def leader(self, group: int) -> int | None:
+        """Node id of the group's leader as this node knows it."""
+        return self._nodes[group].leader
+
+    def term(self, group: int) -> int:
+        return self._nodes[group].term
+
+    async def barrier(self, groups: Iterable[int], timeout_s: float) -> None:
+        """Wait until everything that was acknowledged in the groups before this call is applied here.
+
+        Raises Unavailable: no leader, no majority, not within timeout_s, or the runtime ends.
+        """
+        waiting: list[asyncio.Future[None]] = []
+        for group in groups:
+            future = self._barrier(group)
+            if future is not None:
+                waiting.append(future)
+        if not waiting:
+            return
+        try:
+            async with asyncio.timeout(timeout_s):
+                await asyncio.gather(*waiting)
+        except TimeoutError:
+            raise Unavailable(f"the log did not catch up within {timeout_s} s") from None
+        finally:
+            for future in waiting:
+                future.cancel()
+
+    def _barrier(self, group: int) -> asyncio.Future[None] | None:
+        """A future that ends when the group is applied far enough; None if it is already."""
+        if not self._running:
+            raise Unavailable("the log is not running")
+        future: asyncio.Future[None] | None = None
+        answers: list[int | None] = []
+
+        def found(index: int | None) -> None:
+            if future is None:
+                answers.append(index)
+            else:
+                self._wait_applied(group, index, future)
+
+        self._nodes[group].read_index(found)
+        if answers:
+            index = answers[0]
+            if index is not None and index <= self._applied[group]:
+                return None
+            future = self._loop.create_future()
+            self._wait_applied(group, index, future)
+        else:
+            future = self._loop.create_future()
+            self._active.add(group)
+            self.wake()
+        return future
+
+    def _wait_applied(self, group: int, index: int | None, future: asyncio.Future[None]) -> None:
+        if future.done():
+            return
+        if index is None:
+            future.set_exception(NotLeader(group, self._nodes[group].leader))
+        elif index <= self._applied[group]:
+            future.set_result(None)
+        elif len(self._waiters.get(group, ())) >= self._config.read_limit_count:
+            future.set_exception(Unavailable(f"group {group}: too many reads wait"))
+        else:
+            self._waiter_count += 1
+            heapq.heappush(self._waiters.setdefault(group, []), (index, self._waiter_count, future))
+
+    # -- other nodes
+
+    def receive(self, group: int, from_node: int, message: Message) -> None:
+        """A message from another node's link."""
+        if not self._running or not 0 <= group < self.group_count:
+            return
+        try:
+            self._nodes[group].step(from_node, message)
+        except Exception as error:
+            self._fail(error)
+            return
+        self._active.add(group)
+        self.wake()
+
+    def connected(self, node: int) -> None:
+        """A link to a node came up."""
+        self._on_all(lambda raw: raw.connected(node))
+
+    def disconnected(self, node: int) -> None:
+        """A link to a node is gone, with what was under way on it."""
+        self._on_all(lambda raw: raw.disconnected(node))
+
+    def _on_all(self, act: Callable[[RawNode], None]) -> None:
+        if self._running:
+            for raw in self._nodes:
+                act(raw)
+            self._active.update(range(self.group_count))
+            self.wake()
+
+    def _tick(self) -> None:
+        self._timer = self._loop.call_later(self._config.tick_ms / 1000, self._tick)
+        self._active.update(group for group, raw in enumerate(self._nodes) if raw.has_peers)
+        if not self._turn_due:
+            self._turn()
+
+    # -- the step
+
+    def _turn(self) -> None:
+        self._turn_due = False
+        if not self._running:
+            return
+        try:
+            self._collect()
+            self._settle()
+            self._apply_slice()
+            if self._trim_task is None and self._wal.written_bytes - self._trimmed_at_bytes >= self._config.trim_bytes:
+                self._trimmed_at_bytes = self._wal.written_bytes
+                self._trim_task = self._loop.create_task(self._trim(), name="raft-trim")
+        except Exception as error:
+            self._fail(error)
+            return
+        if self._queue:
+            self.wake()
+        elif self._idle is not None and not self._idle.done() and self._is_idle():
+            self._idle.set_result(None)
+
+    def _is_idle(self) -> bool:
+        return not (self._disk_busy or self._collected or self._active or self._unsynced)
+
+    def _collect(self) -> None:
+        """Take proposals, unless the disk is busy or applying has fallen behind."""
+        if self._disk_busy or self._queue_bytes >= self._config.apply_queue_bytes:
+            return
+        proposals = self._machine.collect()
+        self._collected = bool(proposals)
+        for group, data in proposals:
+            self._nodes[group].propose(data)
+            self._active.add(group)
+
+    def _settle(self) -> None:
+        """Carry out what the active groups have ready, and give the disk its next batch."""
+        if self._active:
+            now = self._clock.monotonic()
+            active, self._active = self._active, set()
+            for group in sorted(active):
+                raw = self._nodes[group]
+                raw.tick(now)
+                ready = raw.ready()
+                if ready.leadership is not None:
+                    self._machine.leadership(group, *ready.leadership)
+                if ready.messages and self._send is not None:
+                    for node, message in ready.messages:
+                        self._send(group, node, message)
+                if ready.records:
+                    self._wal.append(ready.records)
+                    self._unsynced[group] = ready.seq
+                if ready.committed:
+                    self._queue.extend(ready.committed)
+                    self._queue_bytes += sum(_ENTRY_OVERHEAD_BYTES + len(entry.data) for entry in ready.committed)
+                if group in self._unready:
+                    self._check_ready(group)
+        if self._unsynced and not self._disk_busy and self._disk is not None:
+            batch = self._wal.take()
+            if batch is not None:
+                self._disk_busy = True
+                self._syncing, self._unsynced = self._unsynced, {}
+                self._disk.submit(batch)
+
+    def _persisted(self, error: BaseException | None) -> None:
+        """The disk thread is done with a batch."""
+        self._disk_busy = False
+        if self._failure is not None:
+            return
+        if error is not None:
+            self._fail(error)
+            return
+        try:
+            for group, seq in self._syncing.items():
+                self._nodes[group].persisted(seq)
+        except Exception as caught:
+            self._fail(caught)
+            return
+        self._active.update(self._syncing)
+        self._syncing = {}
+        self._turn()
+
+    def _apply_slice(self) -> None:
+        """Apply as much as fits into a few milliseconds; the size follows the speed of the last slices."""
+        queue = self._queue
+        if not queue:
+            return
+        size = 0
+        entries: list[Committed] = []
+        while queue and size < self._slice_bytes and len(entries) < _SLICE_ENTRY_COUNT:
+            entry = queue.popleft()
+            size += _ENTRY_OVERHEAD_BYTES + len(entry.data)
+            entries.append(entry)
+        self._queue_bytes -= size
+        carrying = [entry for entry in entries if entry.data]
+        if carrying:
+            started = self._clock.monotonic()
+            self._machine.apply(carrying)
+            self._adapt(size, (self._clock.monotonic() - started) * 1000)
+        applied = self._applied
+        for group, index, _, _ in entries:
+            applied[group] = index
+        if self._waiters or self._unready:
+            for group in {entry.group for entry in entries}:
+                self._release(group)
+
+    def _adapt(self, size: int, took_ms: float) -> None:
+        target = self._config.apply_slice_ms
+        if took_ms > target:
+            self._slice_bytes = max(_MIN_SLICE_BYTES, int(size * target / took_ms))
+        elif size >= self._slice_bytes and took_ms < target / 2:
+            self._slice_bytes = min(_MAX_SLICE_BYTES, self._slice_bytes * 2)
+
+    def _release(self, group: int) -> None:
+        """Tell who waited for the group's applied index."""
+        heap = self._waiters.get(group)
+        if heap is not None:
+            while heap and heap[0][0] <= self._applied[group]:
+                future = heapq.heappop(heap)[2]
+                if not future.done():
+                    future.set_result(None)
+            if not heap:
+                del self._waiters[group]
+        if group in self._unready:
+            self._check_ready(group)
+
+    def _check_ready(self, group: int) -> None:
+        # A leader is needed to tell how much of the log counts. What it truncates, nobody waits for.
+        raw = self._nodes[group]
+        if raw.leader is not None and self._applied[group] >= raw.log.recovered_index:
+            self._unready.discard(group)
+            if not self._unready and self._ready is not None and not self._ready.done():
+                self._ready.set_result(None)
+
+    # -- trimming
+
+    async def _trim(self) -> None:
+        """Make the state durable, then forget the log behind it. Owned by the runtime, ends by itself."""
+        try:
+            applied = self._machine.applied()
+            await self._loop.run_in_executor(self._flusher, self._machine.flush)
+            if not self._running:
+                return
+            for group, (index, _) in applied.items():
+                raw = self._nodes[group]
+                raw.trim(self._retained(raw, index))
+                self._active.add(group)
+            self.wake()
+        except Exception as error:
+            self._fail(error)
+        finally:
+            self._trim_task = None
+
+    def _retained(self, raw: RawNode, index: int) -> int:
+        """Where to trim so that followers that were away for a moment still find their entries."""
+        if not raw.has_peers:
+            return index
+        log, kept = raw.log, 0
+        base = log.base_index
+        while index > base and kept < self._config.retain_bytes:
+            kept += _ENTRY_OVERHEAD_BYTES + len(log[index - base][0])
+            index -= 1
+        return index

@@ -1,0 +1,96 @@
+"""The data directory of one node: who may use it and what was fixed when it was made.
+
+Layout: `node.json` (format, node id, slot count), `lock` (held while the process lives), `store/` (RocksDB), `wal/` (log).
+"""
+
+import contextlib
+import fcntl
+import json
+import os
+from pathlib import Path
+
+from wukong.errors import DataError
+
+FORMAT = 1
+
+
+class DataDir:
+    """Open the directory for this process, making it when absent. node_id and slot_count must be those it was made
+    with. Raises DataError when another process holds it, when it belongs to another node, or cannot be used.
+
+    slot_count: of the files; a differing configuration is refused, because rows and log entries are cut by it."""
+
+    def __init__(self, path: Path, *, node_id: int, slot_count: int) -> None:
+        self.path = path
+        self.store = path / "store"
+        self.wal = path / "wal"
+        try:
+            path.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._lock = os.open(path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise DataError(
+                f"cannot use the data directory {path}: {error.strerror}. Choose another one (key dataDir) or give this "
+                "user the right to write there"
+            ) from error
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            holder = os.pread(self._lock, 32, 0).decode(errors="replace").strip()
+            os.close(self._lock)
+            raise DataError(
+                f"the data directory {path} is in use by another wukong process{f' (pid {holder})' if holder else ''}. "
+                "Stop it first, or start this one with another directory (key dataDir)"
+            ) from None
+        os.ftruncate(self._lock, 0)
+        os.pwrite(self._lock, f"{os.getpid()}\n".encode(), 0)
+        try:
+            self._check(node_id, slot_count)
+            self.wal.mkdir(mode=0o700, exist_ok=True)
+        except BaseException:
+            self.close()
+            raise
+
+    def _check(self, node_id: int, slot_count: int) -> None:
+        name = self.path / "node.json"
+        if not name.exists():
+            if self.store.exists() or any(self.path.glob("wal/*")):
+                raise DataError(
+                    f"{self.path} holds data but no node.json, so it is not known whose it is. Restore node.json from a "
+                    "backup, or start with an empty directory"
+                )
+            _write_durably(name, {"format": FORMAT, "node_id": node_id, "slot_count": slot_count})
+            return
+        try:
+            facts = json.loads(name.read_text())
+            made_by = int(facts["format"]), int(facts["node_id"]), int(facts["slot_count"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise DataError(f"{name} cannot be read ({error}). Restore it from a backup") from error
+        if made_by[0] != FORMAT:
+            raise DataError(f"{self.path} has format {made_by[0]}; this program knows format {FORMAT}. Upgrade wukong")
+        if made_by[1] != node_id:
+            raise DataError(
+                f"{self.path} belongs to node {made_by[1]}, this configuration says node {node_id} (key cluster.nodeId)"
+            )
+        if made_by[2] != slot_count:
+            raise DataError(
+                f"{self.path} was made with {made_by[2]} slots, this configuration says {slot_count} (keys "
+                "wukong.slotCount, cluster.slotCount). The number is fixed when the directory is made"
+            )
+
+    def close(self) -> None:
+        with contextlib.suppress(OSError):
+            os.close(self._lock)
+
+
+def _write_durably(name: Path, facts: dict[str, int]) -> None:
+    temporary = name.with_suffix(".tmp")
+    with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
+        json.dump(facts, file)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.rename(name)
+    directory = os.open(name.parent, os.O_RDONLY)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)
