@@ -5,27 +5,20 @@ Data flows one way: gateway and api → service → node (log → apply) → dis
 
 import asyncio
 import contextlib
-import gc
 import logging
-import os
-import resource
-import signal
-import sys
 
 import msgspec
-import uvloop
 
-from wukong.api.server import ApiServer
 from wukong.channel.commands import PutSettings
 from wukong.channel.state import Settings
 from wukong.clock import Clock, SystemClock
-from wukong.config import SYSTEM_UID, Config, cluster_settings
+from wukong.config import CMD_SUFFIX, SYSTEM_UID, Config, cluster_settings
 from wukong.dispatch.dispatcher import Dispatcher
 from wukong.dispatch.retry import RetryPolicy
-from wukong.errors import WukongError
-from wukong.gateway.gateway import ClientGateway
+from wukong.errors import Unavailable
 from wukong.node.node import Node
 from wukong.raft.runtime import Runtime
+from wukong.raft.wal import Wal
 from wukong.service.sessions import Sessions
 from wukong.session.audience import Audience
 from wukong.session.registry import Registry
@@ -34,5 +27,136 @@ from wukong.store.rocks import RocksStore
 
 log = logging.getLogger("wukong")
 
-STOP_TIMEOUT_S = 5.0
-_RETRY_SLICE = 500
+LOG_STOP_TIMEOUT_S = 2.0
+RETRY_SLICE = 500
+LAG_SAMPLE_S = 0.25
+SETTINGS_TIMEOUT_S = 10.0
+
+
+class Server:
+    """One node. `start` returns when it serves; `stop` when everything is on disk and closed.
+
+    fatal: gets the error when the node cannot go on (disk, log, state machine); then stop and end the process."""
+
+    def __init__(self, config: Config, *, clock: Clock | None = None) -> None:
+        self.config = config
+        self.clock = clock or SystemClock()
+        self.loop_lag_ms = 0.0
+        self._parts = contextlib.AsyncExitStack()
+        self._disk_hangs = False
+
+    async def start(self) -> None:
+        """Raises WukongError or OSError in words for the operator; what was started is stopped again."""
+        self.fatal: asyncio.Future[BaseException] = asyncio.get_running_loop().create_future()
+        try:
+            await self._start_replica()
+            await self._start_serving()
+        except BaseException:
+            await self.stop()
+            raise
+
+    async def stop(self) -> None:
+        """Stop listening, close clients so that they reconnect elsewhere, finish the log, close the store."""
+        await self._parts.aclose()
+
+    # -- the replica --
+
+    async def _start_replica(self) -> None:
+        config, clock = self.config, self.clock
+        node_id = config.cluster.node_id
+        slot_count = config.wukong.slot_count
+        directory = DataDir(config.data_dir, node_id=node_id, slot_count=slot_count)
+        self._parts.callback(directory.close)
+        self.store = RocksStore(str(directory.store), block_cache_bytes=config.wukong.store_cache_bytes)
+        self._parts.callback(self._close_store)
+        self.registry = Registry()
+        self.audience = Audience()
+        self.dispatcher = Dispatcher(
+            node_id=node_id,
+            registry=self.registry,
+            audience=self.audience,
+            clock=clock,
+            policy=RetryPolicy(
+                config.message_retry.interval_ms,
+                config.message_retry.max_count,
+                config.wukong.recvack_window_per_session,
+            ),
+            system_uid=SYSTEM_UID,
+            cmd_suffix=CMD_SUFFIX,
+        )
+        self.node = Node(
+            node_id=node_id,
+            slot_count=slot_count,
+            store=self.store,
+            clock=clock,
+            effects_sink=self.dispatcher.run,
+            in_flight_limit=config.wukong.proposals_in_flight,
+        )
+        self._parts.callback(self.node.shut)
+        wal = Wal.open(
+            directory.wal,
+            node_id=node_id,
+            group_count=slot_count,
+            segment_bytes=config.wukong.wal_segment_bytes,
+            fsync=config.wukong.fsync,
+        )
+        self.runtime = Runtime(node_id=node_id, wal=wal, machine=self.node, clock=clock, on_fatal=self._on_fatal)
+        self._parts.push_async_callback(self._stop_log)
+        self.node.attach(self.runtime)
+        self.runtime.start()
+        await self.runtime.ready()
+        await self.node.go_live()
+        await self._enter_settings()
+
+    async def _enter_settings(self) -> None:
+        """Bring the settings on which apply depends into the log. While this node is alone its file is the word on
+        them; a cluster's are changed on purpose only."""
+        wanted = msgspec.convert(cluster_settings(self.config), Settings)
+        if self.node.states[0].settings == wanted:
+            return
+        async with asyncio.timeout(SETTINGS_TIMEOUT_S):
+            reply = await self.node.execute(0, PutSettings(msgspec.msgpack.encode(wanted)))
+            await self.node.copied(0, reply.version)
+
+    async def _stop_log(self) -> None:
+        self._disk_hangs = not await self.runtime.stop(LOG_STOP_TIMEOUT_S)
+
+    def _close_store(self) -> None:
+        if not self._disk_hangs:
+            self.store.flush()
+            self.store.close()
+
+    def _on_fatal(self, error: BaseException) -> None:
+        if not self.fatal.done():
+            self.fatal.set_result(error)
+
+    # -- serving --
+
+    async def _start_serving(self) -> None:
+        config = self.config
+        self.sessions = Sessions(
+            node=self.node,
+            dispatcher=self.dispatcher,
+            registry=self.registry,
+            clock=self.clock,
+            manager_uid=config.manager_uid,
+            manager_token=config.manager_token,
+            system_uid=SYSTEM_UID,
+        )
+        raise Unavailable("no listener yet")
+
+    async def _retry_unacknowledged(self) -> None:
+        """Push again what was not acknowledged in time; in slices, so that no turn of the loop is long."""
+        while True:
+            await asyncio.sleep(self.config.message_retry.scan_interval_ms / 1000)
+            sessions = [session for session in self.registry.by_number.values() if session.unacked]
+            for start in range(0, len(sessions), RETRY_SLICE):
+                self.dispatcher.retry(sessions[start : start + RETRY_SLICE])
+                await asyncio.sleep(0)
+
+    async def _sample_loop_lag(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            due = loop.time() + LAG_SAMPLE_S
+            await asyncio.sleep(LAG_SAMPLE_S)
+            self.loop_lag_ms = max(0.0, (loop.time() - due) * 1000)

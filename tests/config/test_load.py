@@ -292,7 +292,7 @@ def test_an_unknown_key_is_named_with_its_path_and_an_unknown_variable_too(write
     assert [warning.partition(" unknown")[0] for warning in warnings] == [
         "webhook.htpAddr:",
         "tokenAuth:",
-        "WK_TOKNAUTHON (from WK_TOKNAUTHON):",
+        "WK_TOKNAUTHON:",
     ]
 
 

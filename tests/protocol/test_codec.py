@@ -3,8 +3,8 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.protocol.cases import VERSIONS, packet_of, packets, rows, type_of, vectors
 
+from tests.protocol.cases import VERSIONS, packet_of, packets, rows, type_of, vectors
 from wukong.errors import ProtocolError
 from wukong.protocol.codec import (
     BODY_LIMIT_BYTES,
@@ -82,7 +82,9 @@ def test_a_body_cut_short_anywhere_is_an_error_or_a_shorter_rest_but_never_anyth
                 decode(whole.frame_type, whole.flags, body, row["version"])
 
 
-@pytest.mark.parametrize("row", [row for row in ROWS if type_of(row) not in (PacketType.SENDACK,)], ids=lambda r: r["id"])
+@pytest.mark.parametrize(
+    "row", [row for row in ROWS if type_of(row) not in (PacketType.SENDACK,)], ids=lambda r: r["id"]
+)
 def test_bytes_behind_the_last_field_are_ignored(row: dict[str, Any]) -> None:
     packet = packet_of(row)
     if isinstance(packet, Send | Recv | Event):

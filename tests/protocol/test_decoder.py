@@ -4,8 +4,8 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.protocol.cases import rows, vectors
 
+from tests.protocol.cases import rows, vectors
 from wukong.errors import FrameTooLarge, ProtocolError
 from wukong.protocol.codec import decode, encode
 from wukong.protocol.decoder import FRAME_LIMIT_BYTES, Frame, FrameDecoder

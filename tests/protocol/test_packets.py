@@ -2,8 +2,8 @@ import gc
 
 import msgspec
 import pytest
-from tests.protocol.cases import packet_of, rows
 
+from tests.protocol.cases import packet_of, rows
 from wukong.protocol.packets import ChannelType, DeviceFlag, DeviceLevel, PacketType, Send
 
 

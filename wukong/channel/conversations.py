@@ -70,10 +70,7 @@ def advance_commands(state: State, command: AdvanceCommands) -> Reply:
     head = state.head(part_)
     if row is not None and head is not None and command.seq > row.cmd_read:
         row.cmd_read = min(command.seq, head.cmd_seq)
-        if row.member or uid in implicit_members(channel):
-            state.put_user(part_, uid, row, fresh=False)
-        else:
-            keep_or_drop(state, part_, uid, row)
+        keep_or_drop(state, channel, part_, uid, row)
     prefix = _by_name_prefix(uid) + part_
     for key, _ in state.scan(prefix, prefix + seq_part(command.seq + 1)):
         state.delete(key)
@@ -101,12 +98,10 @@ def take_sync(state: State, command: TakeSync) -> Reply:
 # -- reading --
 
 
-def visible_range(channel: ChannelId, row: UserRow, uid: str, last: int) -> tuple[int, int]:
-    """(first, last) chat seq that the conversation shows: for somebody who is no member any more it ends where his
-    last membership ended. History itself is not restricted (http-api.md 9.8)."""
-    if row.intervals and not row.member and uid not in implicit_members(channel):
-        last = min(last, row.intervals[-1].until_seq)
-    return row.deleted_seq + 1, last
+def visible_range(row: UserRow, last: int) -> tuple[int, int]:
+    """(first, last) chat seq that the conversation shows: for somebody who left and kept it, it ends where his
+    membership ended. History itself is not restricted (http-api.md 9.8)."""
+    return row.deleted_seq + 1, last if row.until_seq < 0 else row.until_seq
 
 
 def conversation(
@@ -124,7 +119,7 @@ def conversation(
             return None
         row = row or UserRow()
     newest = 0 if head is None else head.last_seq
-    first, last = (1, newest) if hidden else visible_range(channel, row, uid, newest)
+    first, last = (1, newest) if hidden else visible_range(row, newest)
     if after_seq > 0:
         first = max(first, after_seq + 1)
     elif unread_only:

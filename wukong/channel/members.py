@@ -22,7 +22,7 @@ from wukong.channel.commands import (
 )
 from wukong.channel.copies import COPY_PAIR, COPY_USER, propagate
 from wukong.channel.effects import MembersChanged
-from wukong.channel.ids import LIVE, PERSON, ChannelId, person_id
+from wukong.channel.ids import CUSTOMER_SERVICE, LIVE, PERSON, ChannelId, implicit_members, person_id
 from wukong.channel.permissions import PAIR_ALLOWED, PAIR_DENIED, USER_SEND_BAN
 from wukong.channel.state import Head, Interval, State, UserRow, _decode_user, after, channel_part, encode
 
@@ -44,7 +44,7 @@ def put_channel(state: State, command: PutChannel) -> Reply:
         keep = set(uids)
         removed = [uid for uid in member_uids(state, part) if uid not in keep]
         for uid in removed:
-            _leave(state, part, head, uid, forget_chat=False)
+            _leave(state, channel, part, head, uid, forget_chat=False)
     added = [uid for uid in uids if _join(state, channel, part, head, uid)]
     state.put_head(part, head)
     if added or removed:
@@ -95,73 +95,94 @@ def _join(state: State, channel: ChannelId, part: bytes, head: Head, uid: str) -
     fresh = row is None
     if row is None:
         row = UserRow(cmd_read=head.cmd_seq, created_ms=state.now_ms)
-    row.intervals = [i for i in row.intervals if i.until_cmd > row.cmd_read]
+    row.intervals = _unconfirmed(row)
     row.intervals.append(Interval(state.index, head.last_seq, head.cmd_seq))
     if channel.type != LIVE:
         row.chat = True
         row.read_seq = max(row.read_seq, head.last_seq)
+    row.until_seq = -1
     row.updated_ms = state.now_ms
     state.put_user(part, uid, row, fresh=fresh)
     head.members += 1
     return True
 
 
-def _leave(state: State, part: bytes, head: Head, uid: str, *, forget_chat: bool) -> bool:
+def _leave(state: State, channel: ChannelId, part: bytes, head: Head, uid: str, *, forget_chat: bool) -> bool:
     row = state.user(part, uid)
     if row is None or not row.member:
         return False
     last = row.intervals[-1]
     last.until_index, last.until_seq, last.until_cmd = state.index, head.last_seq, head.cmd_seq
     if forget_chat:
-        row.chat = False
+        _clear_chat(row)
+    elif row.chat and uid not in implicit_members(channel):
+        row.until_seq = head.last_seq
     row.updated_ms = state.now_ms
     head.members -= 1
-    keep_or_drop(state, part, uid, row)
+    keep_or_drop(state, channel, part, uid, row)
     return True
 
 
-def keep_or_drop(state: State, part: bytes, uid: str, row: UserRow) -> None:
-    """Write the row of somebody who is no member, or delete it when nothing in it is needed any more."""
-    if not row.chat and not row.member:
-        row.intervals = [i for i in row.intervals if i.until_cmd > row.cmd_read]
-        if not row.intervals:
-            state.delete_user(part, uid)
-            return
-    state.put_user(part, uid, row, fresh=False)
+def _clear_chat(row: UserRow) -> None:
+    """The conversation goes, and its positions with it: a later one must not depend on why the row stayed."""
+    row.chat = False
+    row.read_seq = row.deleted_seq = 0
+    row.until_seq = -1
+
+
+def _unconfirmed(row: UserRow) -> list[Interval]:
+    """Times of membership with commands that the user has not confirmed, or that last."""
+    return [i for i in row.intervals if i.open or i.until_cmd > max(i.from_cmd, row.cmd_read)]
+
+
+def keep_or_drop(state: State, channel: ChannelId, part: bytes, uid: str, row: UserRow) -> None:
+    """Write a user's row, or delete it when nothing in it is needed any more. Implicit members need theirs to find
+    commands."""
+    row.intervals = _unconfirmed(row)
+    if row.intervals or row.chat or uid in implicit_members(channel):
+        state.put_user(part, uid, row, fresh=False)
+    else:
+        state.delete_user(part, uid)
 
 
 def remove_members(state: State, command: RemoveMembers) -> Reply:
-    part = channel_part(command.channel)
+    channel = command.channel
+    part = channel_part(channel)
     head = state.head(part)
     if head is None:
         return Reply()
-    removed = [uid for uid in _clean(command.uids) if _leave(state, part, head, uid, forget_chat=True)]
-    # A conversation left over from an earlier membership goes too.
-    for uid in command.uids:
-        _forget_chat(state, part, uid)
+    uids = _clean(command.uids)
+    # A live channel makes no conversations, and none of its conversations are taken away (behaviour.md 9).
+    forget = channel.type != LIVE
+    removed = [uid for uid in uids if _leave(state, channel, part, head, uid, forget_chat=forget)]
+    if forget:
+        # A conversation left over from an earlier membership goes too.
+        for uid in uids:
+            _forget_chat(state, channel, part, uid)
     state.put_head(part, head)
     if removed:
-        state.effects.append(MembersChanged(command.channel, [], removed))
+        state.effects.append(MembersChanged(channel, [], removed))
     return Reply()
 
 
-def _forget_chat(state: State, part: bytes, uid: str) -> None:
+def _forget_chat(state: State, channel: ChannelId, part: bytes, uid: str) -> None:
     row = state.user(part, uid)
     if row is not None and row.chat:
-        row.chat = False
+        _clear_chat(row)
         row.updated_ms = state.now_ms
-        keep_or_drop(state, part, uid, row)
+        keep_or_drop(state, channel, part, uid, row)
 
 
 def remove_all_members(state: State, command: RemoveAllMembers) -> Reply:
-    part = channel_part(command.channel)
+    channel = command.channel
+    part = channel_part(channel)
     head = state.head(part)
     if head is None:
         return Reply()
     for uid in member_uids(state, part):
-        _leave(state, part, head, uid, forget_chat=False)
+        _leave(state, channel, part, head, uid, forget_chat=False)
     state.put_head(part, head)
-    state.effects.append(MembersChanged(command.channel, [], [], cleared=True))
+    state.effects.append(MembersChanged(channel, [], [], cleared=True))
     return Reply()
 
 
@@ -216,20 +237,25 @@ def update_list(state: State, command: UpdateList) -> Reply:
     if channel.type == PERSON:
         return Reply(version=_copy_to_pairs(state, command, part, list(touched)))
     if deny and channel.type != LIVE and command.op != OP_CLEAR:
-        _deny_conversations(state, part, head, uids, restore=command.op == OP_REMOVE)
+        _deny_conversations(state, channel, part, head, uids, restore=command.op == OP_REMOVE)
     return Reply()
 
 
-def _deny_conversations(state: State, part: bytes, head: Head, uids: list[str], *, restore: bool) -> None:
-    """A denied member's conversation goes; when the denial is lifted a member gets it back, read (D-11)."""
+def _deny_conversations(
+    state: State, channel: ChannelId, part: bytes, head: Head, uids: list[str], *, restore: bool
+) -> None:
+    """A denied user's conversation goes; when the denial is lifted a member gets it back, read (D-11), and the visitor
+    of a customer service channel as well, who had his by its first message."""
     for uid in uids:
         if not restore:
-            _forget_chat(state, part, uid)
+            _forget_chat(state, channel, part, uid)
             continue
         row = state.user(part, uid)
-        if row is not None and row.member and not row.chat:
+        if row is None or row.chat:
+            continue
+        if row.member or (channel.type == CUSTOMER_SERVICE and head.last_seq and uid in implicit_members(channel)):
             row.chat = True
-            row.read_seq = max(row.read_seq, head.last_seq)
+            row.read_seq = head.last_seq
             row.updated_ms = state.now_ms
             state.put_user(part, uid, row, fresh=False)
 

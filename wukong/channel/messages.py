@@ -161,9 +161,13 @@ def _first_result(state: State, command: Append, part: bytes, key: bytes) -> Rep
         ):
             return None
         return Reply(1, message.message_id, message.message_seq, message.timestamp, duplicate=True)
-    if row[16:] != _payload_hash(command.payload) or int.from_bytes(row[8:16], "big") <= state.now_ms:
+    made_ms = int.from_bytes(row[8:16], "big")
+    if (
+        row[16:24] != _payload_hash(command.payload)
+        or made_ms + state.settings.no_persist_idempotency_retention_ms <= state.now_ms
+    ):
         return None
-    return Reply(1, int.from_bytes(row[:8], "big"), 0, state.now_ms // 1000, duplicate=True)
+    return Reply(1, int.from_bytes(row[:8], "big"), 0, made_ms // 1000, duplicate=True)
 
 
 def _payload_hash(payload: bytes) -> bytes:
@@ -171,14 +175,19 @@ def _payload_hash(payload: bytes) -> bytes:
 
 
 def _remember_unstored(state: State, key: bytes, message: Message) -> None:
-    until = state.now_ms + state.settings.no_persist_idempotency_retention_ms
-    state.put(key, message.message_id.to_bytes(8, "big") + until.to_bytes(8, "big") + _payload_hash(message.payload))
-    state.put(b"q" + until.to_bytes(8, "big") + key, b"")
+    """A row of message id, time and payload's hash, and behind them the seq of the stored message that had the number
+    before: that one must stay findable by its number."""
+    before = state.get(key)
+    stored = b"" if before is None else before if len(before) == 8 else before[24:]
+    made = seq_part(state.now_ms)
+    state.put(key, seq_part(message.message_id) + made + _payload_hash(message.payload) + stored)
+    state.put(b"q" + made + key, b"")
     # Two leave for each that comes, so the queue shrinks again after a burst.
-    for old, _ in state.scan(b"q", b"q" + state.now_ms.to_bytes(8, "big"), limit=2):
+    expired_ms = max(0, state.now_ms - state.settings.no_persist_idempotency_retention_ms)
+    for old, _ in state.scan(b"q", b"q" + seq_part(expired_ms), limit=2):
         state.delete(old)
         row = state.get(old[9:])
-        if row is not None and len(row) > 8 and row[8:16] == old[1:9]:
+        if row is not None and len(row) == 24 and row[8:16] == old[1:9]:
             state.delete(old[9:])
 
 
@@ -231,7 +240,7 @@ def message_by_number(state: State, part: bytes, client_msg_no: str, *, is_cmd: 
     if not client_msg_no:
         return None
     prefix = idempotency_key(part, is_cmd, client_msg_no, "")
-    seqs = [int.from_bytes(row, "big") for _, row in state.scan(prefix, after(prefix)) if len(row) == 8]
+    seqs = [int.from_bytes(row[-8:], "big") for _, row in state.scan(prefix, after(prefix)) if len(row) != 24]
     return stored_message(state, part, is_cmd, max(seqs)) if seqs else None
 
 

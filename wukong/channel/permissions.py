@@ -73,6 +73,9 @@ def _sender(state: State, channel: ChannelId, part: bytes, head: Head | None, ui
 
 
 def _person(state: State, channel: ChannelId, part: bytes, uid: str) -> int:
+    if uid not in split_pair(channel.id):
+        # Only an id that was joined by hand can name other people's chat.
+        return NOT_SUBSCRIBER
     receiver = peer_of(channel.id, uid)
     if is_system(state, receiver):
         return SUCCESS

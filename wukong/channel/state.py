@@ -77,7 +77,8 @@ class Interval(msgspec.Struct, array_like=True, gc=False):
 
 class UserRow(msgspec.Struct, array_like=True, gc=False):
     """A user in a channel: membership intervals and conversation. `chat`: the conversation exists.
-    read_seq, deleted_seq: positions in the chat; cmd_read: position in the command twin."""
+    read_seq, deleted_seq: positions in the chat; cmd_read: position in the command twin. until_seq: the last seq the
+    conversation shows to somebody who is no member any more and kept it; -1: it goes on."""
 
     intervals: list[Interval] = []
     chat: bool = False
@@ -86,6 +87,7 @@ class UserRow(msgspec.Struct, array_like=True, gc=False):
     cmd_read: int = 0
     created_ms: int = 0
     updated_ms: int = 0
+    until_seq: int = -1
 
     @property
     def member(self) -> bool:
@@ -217,13 +219,13 @@ class State:
 
     def put_head(self, part_: bytes, head: Head) -> None:
         self.put(b"h" + part_, encode(head))
-        if part_ not in self._heads:
+        if self._heads.get(part_) is not head:
             self._remember(part_, head)
 
     def _remember(self, part_: bytes, head: Head) -> None:
         if self._head_limit <= 0:
             return
-        if len(self._heads) >= self._head_limit:
+        if len(self._heads) >= self._head_limit and part_ not in self._heads:
             del self._heads[next(iter(self._heads))]
         self._heads[part_] = head
 

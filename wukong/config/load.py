@@ -121,7 +121,7 @@ class _Setting:
         return self.raw in ("", [])
 
     def __str__(self) -> str:
-        return f"{self.path} (from {self.variable})" if self.variable else self.path
+        return f"{self.path} (from {self.variable})" if self.variable not in ("", self.path) else self.path
 
 
 def _gather(path: Path | None, environ: Mapping[str, str], faults: list[str]) -> dict[str, _Setting]:

@@ -55,8 +55,8 @@ class DataDir:
         if not name.exists():
             if self.store.exists() or any(self.path.glob("wal/*")):
                 raise DataError(
-                    f"{self.path} holds data but no node.json, so it is not known whose it is. Restore node.json from a "
-                    "backup, or start with an empty directory"
+                    f"{self.path} holds data but no node.json, so it is not known whose it is. "
+                    "Restore node.json from a backup, or start with an empty directory"
                 )
             _write_durably(name, {"format": FORMAT, "node_id": node_id, "slot_count": slot_count})
             return
