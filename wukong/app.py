@@ -5,9 +5,15 @@ Data flows one way: gateway and api → service → node (log → apply) → dis
 
 import asyncio
 import contextlib
+import gc
 import logging
+import os
+import resource
+import signal
+import sys
 
 import msgspec
+import uvloop
 
 from wukong.channel.commands import PutSettings
 from wukong.channel.state import Settings
@@ -15,7 +21,7 @@ from wukong.clock import Clock, SystemClock
 from wukong.config import CMD_SUFFIX, SYSTEM_UID, Config, cluster_settings
 from wukong.dispatch.dispatcher import Dispatcher
 from wukong.dispatch.retry import RetryPolicy
-from wukong.errors import Unavailable
+from wukong.errors import Unavailable, WukongError
 from wukong.node.node import Node
 from wukong.raft.runtime import Runtime
 from wukong.raft.wal import Wal
@@ -27,6 +33,7 @@ from wukong.store.rocks import RocksStore
 
 log = logging.getLogger("wukong")
 
+STOP_TIMEOUT_S = 4.5
 LOG_STOP_TIMEOUT_S = 2.0
 RETRY_SLICE = 500
 LAG_SAMPLE_S = 0.25
@@ -160,3 +167,52 @@ class Server:
             due = loop.time() + LAG_SAMPLE_S
             await asyncio.sleep(LAG_SAMPLE_S)
             self.loop_lag_ms = max(0.0, (loop.time() - due) * 1000)
+
+
+def run(config: Config) -> int:
+    """Serve until SIGTERM or SIGINT. Returns the exit status: 0 after a clean stop, 1 for a fault told on stderr."""
+    _raise_file_limit()
+    try:
+        return uvloop.run(_serve(config))
+    except WukongError as error:
+        sys.stderr.write(f"wukong: {error}\n")
+    except OSError as error:
+        sys.stderr.write(f"wukong: {error}\n")
+    return 1
+
+
+async def _serve(config: Config) -> int:
+    loop = asyncio.get_running_loop()
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    server = Server(config)
+    await server.start()
+    # What lives now lives until the end: collections need not look at it again.
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 100)
+    server.announce()
+    stopping = loop.create_task(stop.wait())
+    await asyncio.wait((stopping, server.fatal), return_when=asyncio.FIRST_COMPLETED)
+    if server.fatal.done():
+        # The log or the disk failed: what is in memory may not be written any more. Recovery is the next start's work.
+        log.critical("stopping at once: %s", server.fatal.result())
+        logging.shutdown()
+        os._exit(70)
+    log.info("stopping")
+    try:
+        async with asyncio.timeout(STOP_TIMEOUT_S):
+            await server.stop()
+    except TimeoutError:
+        log.warning("not everything stopped within %.0f s; the next start recovers from the log", STOP_TIMEOUT_S)
+        logging.shutdown()
+        os._exit(0)
+    return 0
+
+
+def _raise_file_limit() -> None:
+    """One file per connection: take what the system allows."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

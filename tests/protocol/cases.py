@@ -55,11 +55,13 @@ _NUMBERS = ("message_id", "message_seq", "node_id", "time_diff", "stream_id", "c
 
 @cache
 def vectors() -> dict[str, Any]:
-    return json.loads((Path(__file__).parent / "vectors" / "wkproto.json").read_text())
+    loaded: dict[str, Any] = json.loads((Path(__file__).parent / "vectors" / "wkproto.json").read_text())
+    return loaded
 
 
 def rows() -> list[dict[str, Any]]:
-    return vectors()["vectors"]
+    loaded: list[dict[str, Any]] = vectors()["vectors"]
+    return loaded
 
 
 def packet_of(row: dict[str, Any]) -> Packet:
@@ -109,7 +111,7 @@ def packets(draw: st.DrawFn, version: int) -> Packet:
     stream_u8 = u8 if stream and setting & SETTING_STREAM else st.just(0)
     stream_u64 = u64 if stream and setting & SETTING_STREAM else st.just(0)
     setting_is = st.just(setting)
-    return draw(
+    packet: Packet = draw(
         st.one_of(
             st.builds(Connect, u8, text, text, text, u8, i64, text, flags),
             st.builds(Connack, u8, i64, text, text, u64 if version >= 4 else st.just(0), st.none() | u8),
@@ -143,3 +145,4 @@ def packets(draw: st.DrawFn, version: int) -> Packet:
             st.builds(Event, text, text, i64, data),
         )
     )
+    return packet

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from wukong.errors import FrameTooLarge, ProtocolError
-from wukong.protocol.json_stream import JsonSplitter
+from wukong.protocol.json_stream import NESTING_LIMIT_COUNT, JsonSplitter
 
 
 def texts_of(*reads: bytes, limit_bytes: int = 1 << 20) -> list[bytes]:
@@ -87,6 +87,18 @@ def test_what_cannot_become_an_object_is_an_error(text: bytes) -> None:
 
 def test_whether_a_closed_value_is_json_is_for_its_reader_to_judge() -> None:
     assert texts_of(b"{1:2}[}]") == [b"{1:2}", b"[}]"]
+
+
+@pytest.mark.parametrize("kind", [b'{"a":%s}', b"[%s]"])
+def test_values_nested_too_deeply_are_refused(kind: bytes) -> None:
+    text = b"1"
+    for _ in range(NESTING_LIMIT_COUNT):
+        text = kind % text
+    assert texts_of(text) == [text]
+    assert texts_of(*one_by_one(text)) == [text]
+    for reads in ([kind % text], one_by_one(kind % text)):
+        with pytest.raises(ProtocolError, match="nested more than 128"):
+            texts_of(*reads)
 
 
 def test_values_over_the_limit_are_refused_before_they_are_complete() -> None:

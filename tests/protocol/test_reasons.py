@@ -4,7 +4,7 @@ from wukong.protocol.reasons import ReasonCode, reason_text
 
 
 def test_success_is_one() -> None:
-    assert ReasonCode.SUCCESS == 1
+    assert int(ReasonCode.SUCCESS) == 1
 
 
 def test_reasons_are_numbered_without_gaps() -> None:

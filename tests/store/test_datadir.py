@@ -18,7 +18,7 @@ def test_a_directory_is_made_once_and_opened_again(tmp_path: Path) -> None:
 
 def test_a_second_process_is_told_who_holds_it(tmp_path: Path) -> None:
     first = DataDir(tmp_path, node_id=1, slot_count=16)
-    with pytest.raises(DataError, match="in use by another wukong process .pid"):
+    with pytest.raises(DataError, match=r"in use by another wukong process \(pid"):
         DataDir(tmp_path, node_id=1, slot_count=16)
     first.close()
 

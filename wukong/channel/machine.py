@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 
 from wukong.channel import conversations, copies, members, messages, presence
+from wukong.channel.bounds import FITS, pack_fits
 from wukong.channel.commands import (
     AdvanceCommands,
     Append,
@@ -36,7 +37,14 @@ from wukong.channel.commands import (
     UpdateList,
     UpdateSystemUids,
 )
+from wukong.channel.messages import FIRST_MS, LAST_MS
+from wukong.channel.permissions import SYSTEM_ERROR
 from wukong.channel.state import State, Stream, encode
+
+# Replies kept for repeats per stream; an origin that leaves more unsettled gets reason 0 for repeats of older ones.
+MAX_OPEN_REPLIES = 65_536
+
+_OUT_OF_BOUNDS = Reply(SYSTEM_ERROR)
 
 _decode_reply = msgspec.msgpack.Decoder(Reply).decode
 
@@ -71,7 +79,8 @@ _RULES: dict[type, Callable[[State, Any], Reply]] = {
 
 class Outcome(msgspec.Struct, frozen=True, gc=False):
     """What one pack led to. first: counter of replies[0]. resend_from: the pack had a gap; nothing of it was applied
-    and the origin has to send again from this counter (0: no gap). fenced: its incarnation is over."""
+    and the origin has to send again from this counter (0: no gap). fenced: its incarnation is over, or its numbers are
+    out of all bounds."""
 
     node: int
     incarnation: int
@@ -83,6 +92,8 @@ class Outcome(msgspec.Struct, frozen=True, gc=False):
 
 def apply_pack(state: State, index: int, pack: Pack) -> Outcome:
     """Apply a committed pack at a log index. Effects are appended to state.effects in order."""
+    if not pack_fits(pack):
+        return Outcome(pack.node, pack.incarnation, pack.first, [], fenced=True)
     stream = state.streams.get(pack.node)
     if stream is None or pack.incarnation > stream.incarnation:
         # A new incarnation ends the node's older ones here, but not before its first command, whose counter is 1:
@@ -97,12 +108,14 @@ def apply_pack(state: State, index: int, pack: Pack) -> Outcome:
     known = stream.last + 1 - pack.first
     replies = _repeat(stream, pack, known) if known > 0 else []
     row = state.slot_row
-    state.now_ms = row.time_ms = max(row.time_ms, pack.now_ms)
+    state.now_ms = row.time_ms = max(row.time_ms, min(max(pack.now_ms, FIRST_MS), LAST_MS))
     state.index, state.node, state.incarnation = index, pack.node, pack.incarnation
     for command in pack.commands[known:] if known > 0 else pack.commands:
-        reply = _RULES[type(command)](state, command)
+        kind = type(command)
+        reply = _RULES[kind](state, command) if FITS[kind](command) else _OUT_OF_BOUNDS
         replies.append(reply)
         stream.replies.append(encode(reply))
+    _settle(stream, stream.done + len(stream.replies) - MAX_OPEN_REPLIES)
     stream.last = max(stream.last, pack.first + len(pack.commands) - 1)
     state.put(b"S" + pack.node.to_bytes(2, "big"), encode(stream))
     state.put_slot_row()
@@ -111,7 +124,7 @@ def apply_pack(state: State, index: int, pack: Pack) -> Outcome:
 
 def _settle(stream: Stream, done: int) -> None:
     """Forget replies that have arrived at the origin."""
-    count = min(done, stream.last) - stream.done
+    count = min(done - stream.done, len(stream.replies))
     if count > 0:
         del stream.replies[:count]
         stream.done += count

@@ -18,6 +18,12 @@ NO_PERSIST = 1
 
 SNOWFLAKE_EPOCH_MS = 1288834974657  # 2010-11-04T01:42:54.657Z
 _STEP_LIMIT = 4096
+# The times that ids can carry; the last one leaves room for steps that run ahead of the clock (year 2080).
+FIRST_MS = SNOWFLAKE_EPOCH_MS
+LAST_MS = SNOWFLAKE_EPOCH_MS + (1 << 41) - (1 << 32)
+
+# No log gets there; requests may name any number.
+_MAX_SEQ = (1 << 63) - 1
 
 _decode_message = msgspec.msgpack.Decoder(Message).decode
 
@@ -203,10 +209,11 @@ def messages_between(
     state: State, part: bytes, *, is_cmd: bool, first: int, last: int, limit: int, newest: bool = False
 ) -> list[Message]:
     """Messages with first <= seq <= last, ascending, at most limit of them: the lowest, or with newest the highest."""
+    first, last = max(first, 1), min(last, _MAX_SEQ)
     if first > last or limit <= 0:
         return []
     prefix = (b"K" if is_cmd else b"M") + part
-    rows = state.scan(prefix + seq_part(max(first, 0)), prefix + seq_part(last + 1), limit=limit, reverse=newest)
+    rows = state.scan(prefix + seq_part(first), prefix + seq_part(last + 1), limit=limit, reverse=newest)
     found = [_decode_message(row) for _, row in rows]
     if newest:
         found.reverse()

@@ -264,23 +264,22 @@ class Connection:
             if header is None:
                 self._input = data
                 return
-            self._proxy_allowed = False
             self.proxy_source = header.source
             data = data[header.size_bytes :]
-        if self._options.jsonrpc:
-            data = data.lstrip(_BLANKS)
-        self._input = b""
-        if not data:
+        self._proxy_allowed = False
+        text = data.lstrip(_BLANKS) if self._options.jsonrpc else data
+        if not text:
+            self._input = data[:1]  # that there were blanks is all that counts
             return
         limit_bytes = self._options.login_limit_bytes
-        if self._options.jsonrpc and data[0] == _OPENING_BRACE:
+        if self._options.jsonrpc and text[0] == _OPENING_BRACE:
             self._is_json = True
             self._input = JsonSplitter(limit_bytes=limit_bytes)
         elif data[0] >> 4 == PacketType.CONNECT:
             self._input = FrameDecoder(limit_bytes=limit_bytes)
         else:
             raise ProtocolError("the first packet is not CONNECT")
-        self._input.receive_data(data)
+        self._input.receive_data(text)
         self._move(Step.RECOGNISED)
 
     def _read_login(self, events: list[ConnectionEvent]) -> None:

@@ -60,7 +60,6 @@ class JsonRpcError(WukongError):
 _decode_object = msgspec.json.Decoder(dict[str, Raw]).decode
 _decode_text = msgspec.json.Decoder(str).decode
 _decode_number = msgspec.json.Decoder(int).decode
-decode_anything = msgspec.json.Decoder().decode
 
 _canonical_names: dict[str, str] = {}
 _CANONICAL_LIMIT_COUNT: Final = 1024
@@ -164,7 +163,7 @@ class Fields:
             return b"", False
         text = bytes(value)
         if not text.startswith(b'"'):
-            decode_anything(text)  # a Raw is checked for brackets only, not for UTF-8
+            text.decode()  # the parser has checked a Raw's grammar, but not its UTF-8
             return text, True
         try:
             return a2b_base64(_decode_text(text).encode(), strict_mode=True), False

@@ -2,8 +2,8 @@
 
 Only strings and brackets are looked at, just enough to find where a value ends; whether it is JSON is the reader's
 question (jsonrpc.py). What usually comes, an object of at most three levels in one piece, is found by one regular
-expression. For the rest the place that the search has got to is kept, so that every byte is looked at a fixed number of
-times however the stream is cut.
+expression; where it does not suffice, the same expression still steps over such objects. The place that the search has
+got to is kept, so that every byte is looked at a fixed number of times however the stream is cut.
 """
 
 import re
@@ -11,16 +11,32 @@ from typing import Final
 
 from wukong.errors import FrameTooLarge, ProtocolError
 
+NESTING_LIMIT_COUNT: Final = 128
+"""Deepest nesting accepted."""
+
 _STRING = rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"'
-_FLAT_OBJECT = rb'\{(?:[^{}"]++|' + _STRING + rb")*+\}"
-_TWO_LEVELS = rb'\{(?:[^{}"]++|' + _STRING + rb"|" + _FLAT_OBJECT + rb")*+\}"
-_THREE_LEVELS = re.compile(rb'\{(?:[^{}"]++|' + _STRING + rb"|" + _TWO_LEVELS + rb")*+\}", re.DOTALL)
+
+
+def _content(opening: bytes, closing: bytes, levels: int) -> bytes:
+    """Anything up to a bracket, with whole strings and whole values of so many levels. Possessive: never goes back."""
+    plain = rb'[^"' + opening + closing + rb"]++|" + _STRING
+    if not levels:
+        return rb"(?:" + plain + rb")*+"
+    inner = opening + _content(opening, closing, levels - 1) + closing
+    return rb"(?:" + plain + rb"|" + inner + rb")*+"
+
+
+_THREE_LEVELS = re.compile(rb"\{" + _content(rb"\{", rb"\}", 2) + rb"\}", re.DOTALL)
 _BLANKS = re.compile(rb"[ \t\r\n]*+")
 _INSIDE_STRING = re.compile(rb'[^"\\]*+(?:\\.[^"\\]*+)*+', re.DOTALL)
-# Up to the next quote or bracket, by what the value began with: only brackets of that kind tell where it ends.
-_OUTSIDE_STRING = {0x7B: re.compile(rb'[^{}"]*+'), 0x5B: re.compile(rb'[^\[\]"]*+')}
+# By what the value began with: only brackets of that kind tell where it ends.
+_OUTSIDE_STRING = {
+    0x7B: re.compile(_content(rb"\{", rb"\}", 3), re.DOTALL),
+    0x5B: re.compile(_content(rb"\[", rb"\]", 3), re.DOTALL),
+}
 _PLAUSIBLE_START = re.compile(rb'\{[ \t\r\n]*+(?:["}]|\Z)|\[')
 
+_START_BYTES: Final = 64
 _QUOTE: Final = 0x22
 
 
@@ -92,7 +108,7 @@ class JsonSplitter:
         """Where the value at _at ends, or 0 when its end has not come. Goes on where it stopped before."""
         data = self._data
         start = self._at
-        if not _PLAUSIBLE_START.match(data, start):
+        if self._searched < _START_BYTES and not _PLAUSIBLE_START.match(data, start):
             raise ProtocolError("text is not a JSON object")
         opening = data[start]
         closing = opening + 2  # in ASCII, for both kinds
@@ -112,6 +128,8 @@ class JsonSplitter:
                 break  # a backslash whose second half has not come
             elif byte == opening:
                 depth += 1
+                if depth > NESTING_LIMIT_COUNT:
+                    raise ProtocolError(f"text is nested more than {NESTING_LIMIT_COUNT} levels deep")
             elif byte == closing:
                 depth -= 1
                 if depth == 0:

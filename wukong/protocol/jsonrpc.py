@@ -25,7 +25,6 @@ from wukong.protocol.json_fields import (
     JsonRpcError,
     call,
     check_version,
-    decode_anything,
     encode_json,
     header_of,
     present,
@@ -232,9 +231,13 @@ def encode_recv(packet: Recv, payload_base64: str, *, payload_as_json: bool = Fa
     return call("recv", params)
 
 
+_check_grammar = msgspec.json.Decoder(Raw).decode
+
+
 def _is_json(payload: bytes) -> bool:
     try:
-        decode_anything(payload)
+        _check_grammar(payload)
+        payload.decode()
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return False
     return True

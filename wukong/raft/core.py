@@ -216,11 +216,9 @@ class RaftGroup(SyncObj):  # type: ignore[misc]
         self._onTick(0.0)
 
     def deliver(self, node: int, message: Message, now: float) -> None:
-        """A message that the filter let through. Unknown senders are not heard."""
-        peer = self.peers.get(node)
-        if peer is not None:
-            _Time.now = now
-            self._SyncObj__transport._onMessageReceived(peer, message)
+        """A message that the filter let through."""
+        _Time.now = now
+        self._SyncObj__transport._onMessageReceived(self.peers.get(node) or Node(node), message)
 
     def append(self, data: bytes) -> None:
         """What the core does with a queued command of its own when it leads, without the queue."""

@@ -5,6 +5,10 @@ So it gets only what it handles correctly: entries that are really new, directly
 here; answers of this leadership, of voters, for entries that are durable here too; one vote per voter and term.
 Duplicates, mismatches and heartbeats are answered here. PreVote, term hints and ReadIndex live here entirely.
 
+Who may speak at all is decided by the links, which know the nodes of the cluster. Requests are answered for all of
+them, since a node may not have heard yet who the voters are (Raft dissertation, section 4.1.1: servers process
+requests without consulting their configuration); answers count only from voters.
+
 No I/O, no clock of its own: `Core` is what it needs of the core, `emit` is where messages go.
 """
 
@@ -17,6 +21,8 @@ from wukong.raft.reads import ReadRounds
 Message = dict[str, Any]
 
 _NEVER = float("-inf")
+_ANSWERS = frozenset(("next_node_idx", "response_vote", "pre_vote_answer", "read_round_answer"))
+"""Messages that add up to majorities."""
 
 
 class Core(Protocol):
@@ -160,12 +166,12 @@ class MessageFilter:
     # -- a peer speaks
 
     def incoming(self, node: int, message: Message) -> None:
-        """Handle a message of a node. Strangers are not heard; malformed messages are counted and dropped."""
-        if node not in self._core.peers:
-            return
+        """Handle a message of a node of the cluster. Malformed messages are counted and dropped."""
         kind = message.get("type")
         if type(kind) is not str or kind not in self._handlers:
             self.malformed_count += 1
+            return
+        if kind in _ANSWERS and node not in self._core.peers:
             return
         handler, fields = self._handlers[kind]
         for name, field_type in fields.items():

@@ -140,6 +140,12 @@ class GroupLog(list[Entry]):
         """The voters as of the last entry, in ascending order: a change counts as soon as it is in the log."""
         return self._members_at(self[-1][1])
 
+    def snapshot_at(self, index: int) -> Snapshot:
+        term = self.term_at(index)
+        if term is None:
+            raise ValueError(f"group {self.group}: index {index} is not within {self.base_index}..{self.last_index}")
+        return Snapshot(index, term, self._members_at(index))
+
     def _members_at(self, index: int) -> tuple[int, ...]:
         if not self._changes:
             return self.members

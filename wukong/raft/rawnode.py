@@ -146,7 +146,7 @@ class RawNode:
         return self._core.transfer(node, self._now)
 
     def step(self, from_node: int, message: Message) -> None:
-        """A message of another node. Messages of strangers and malformed ones are dropped."""
+        """A message of another node of the cluster, whose identity the link has proved. Malformed ones are dropped."""
         self._filter.incoming(from_node, message)
 
     def tick(self, now: float) -> None:
@@ -254,10 +254,16 @@ class RawNode:
 
     # -- snapshots: the state travels outside, see docs/design/raft.md
 
+    def snapshot_at(self, index: int) -> Snapshot:
+        """The point of the log that the machine's state at an applied index stands for.
+
+        Raises ValueError if the log does not reach there."""
+        return self.log.snapshot_at(index)
+
     def begin_install(self, from_node: int, leader_term: int, snapshot: Snapshot) -> bool:
         """A whole snapshot of the leader has arrived. True: persist the Ready, make the snapshot the machine's state,
         durably, then call `finish_install`; no entries are taken meanwhile. False: throw it away."""
-        if from_node not in self._core.peers or leader_term < self._core.term or self._filter.installing:
+        if leader_term < self._core.term or self._filter.installing:
             return False
         if snapshot.index <= self._core.commit_index:
             self._filter.answer_installed(from_node, snapshot.index)

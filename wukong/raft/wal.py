@@ -208,7 +208,7 @@ class Wal:
             raise OSError("the write-ahead log failed before") from self._failure
         try:
             _write_all(self._fd, batch.data)
-            self.sync_count += 1
+            self._sync(self._fd)
             if batch.next_segment is not None:
                 fd = self._create(batch.next_segment, batch.head)
                 os.close(self._fd)
@@ -280,7 +280,7 @@ class Wal:
     def _create(self, segment: Segment, head: bytes) -> int:
         """A segment appears under its name only with its whole head on disk."""
         temporary = segment.path.with_suffix(".tmp")
-        fd = os.open(temporary, os.O_CREAT | os.O_TRUNC | os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC | (os.O_DSYNC if self._fsync else 0), 0o600)
+        fd = os.open(temporary, os.O_CREAT | os.O_TRUNC | os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC, 0o600)
         try:
             _write_all(fd, head)
             self._sync(fd)

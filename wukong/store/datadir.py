@@ -1,6 +1,7 @@
 """The data directory of one node: who may use it and what was fixed when it was made.
 
-Layout: `node.json` (format, node id, slot count), `lock` (held while the process lives), `store/` (RocksDB), `wal/` (log).
+Layout: `node.json` (format, node id, slot count), `lock` (held while the process lives), `store/` (RocksDB) and
+`wal/` (log).
 """
 
 import contextlib
@@ -29,8 +30,8 @@ class DataDir:
             self._lock = os.open(path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as error:
             raise DataError(
-                f"cannot use the data directory {path}: {error.strerror}. Choose another one (key dataDir) or give this "
-                "user the right to write there"
+                f"cannot use the data directory {path}: {error.strerror}. Choose another one (key dataDir) "
+                "or give this user the right to write there"
             ) from error
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -1,0 +1,757 @@
+"""Random schedules against the consensus layer: RawNode and the write-ahead log, with a fake clock and network.
+
+One seed is one run. A schedule draws its settings, then for some simulated seconds cuts links (one way or both, silent
+or with a reset), delays, drops, duplicates and reorders messages, kills processes, cuts the power in the middle of a
+write (the unsynced end of the log is lost or torn, the state falls back to a flushed one), trims logs so that snapshots
+have to be sent, changes members, and moves leadership; then everything heals. Clients write and read all the time.
+
+Checkers, each a method of `Judge`: one entry per index, one leader per term, no acknowledged entry lost, every entry at
+most once, equal final states, linearizable reads, alive after healing, restartable after every crash.
+
+    python -m tests.simulation.raft_fuzz --seed 7 --schedules 1 --nodes 3 [--without hold-answers] [--verbose]
+
+`--without` takes a protective measure away, to see that the fuzzer notices.
+"""
+
+import argparse
+import heapq
+import logging
+import random
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import msgpack
+
+from wukong.errors import DataError, NotLeader
+from wukong.raft.config import RaftConfig
+from wukong.raft.filter import MessageFilter
+from wukong.raft.log import Change, GroupLog, Snapshot
+from wukong.raft.rawnode import RawNode
+from wukong.raft.statemachine import Committed
+from wukong.raft.wal import Batch, Wal
+
+FAULT_SECONDS = 5.0
+HEAL_SECONDS = 3.0
+QUIET_SECONDS = 0.6
+TICK_SECONDS = 0.03
+
+
+class Options(NamedTuple):
+    """What a schedule is made of. Drawn from the seed unless given."""
+
+    nodes: int
+    groups: int
+    config: RaftConfig
+    power_loss: bool
+    reorder: bool
+    drop: float
+    duplicate: float
+    stale_connections: bool
+    sync_seconds: float
+    apply_seconds: float
+    trim_every: float
+    segment_bytes: int
+    members: bool
+
+
+def draw_options(rng: random.Random, nodes: int) -> Options:
+    config = RaftConfig(
+        heartbeat_ms=40,
+        election_min_ms=150,
+        election_max_ms=300,
+        quorum_timeout_ms=450,
+        tick_ms=30,
+        message_bytes=rng.choice((100, 300, 1 << 20)),
+        window_messages=rng.choice((1, 3, 64)),
+        window_bytes=rng.choice((300, 1 << 20)),
+    )
+    return Options(
+        nodes=nodes,
+        groups=rng.choice((1, 1, 1, 2)),
+        config=config,
+        power_loss=rng.random() < 0.7,
+        reorder=rng.random() < 0.4,
+        drop=rng.choice((0.0, 0.0, 0.02, 0.1)),
+        duplicate=rng.choice((0.0, 0.0, 0.05)),
+        stale_connections=rng.random() < 0.4,
+        sync_seconds=rng.choice((0.002, 0.02, 0.08)),
+        apply_seconds=rng.choice((0.0, 0.0, 0.03)),
+        trim_every=rng.choice((0.3, 1.0, 1e9)),
+        segment_bytes=rng.choice((600, 3000, 1 << 20)),
+        members=rng.random() < 0.3,
+    )
+
+
+class Judge:
+    """What must hold, whatever happened. Every violation is kept as a sentence."""
+
+    def __init__(self) -> None:
+        self.violations: list[str] = []
+        self.acknowledged: dict[tuple[int, int], float] = {}  # (group, value) -> time
+        self.acknowledged_index: dict[int, int] = {}
+        self.reads_asked = 0
+        self.reads_served = 0
+        self._entries: dict[tuple[int, int], tuple[int, bytes]] = {}
+        self._leaders: dict[tuple[int, int], int] = {}
+
+    def blame(self, text: str) -> None:
+        if text not in self.violations:
+            self.violations.append(text)
+
+    def sees_entry(self, entry: Committed) -> None:
+        first = self._entries.setdefault((entry.group, entry.index), (entry.term, entry.data))
+        if first != (entry.term, entry.data):
+            self.blame(f"two entries at index {entry.index} of group {entry.group}")
+
+    def sees_leader(self, group: int, term: int, node: int) -> None:
+        first = self._leaders.setdefault((group, term), node)
+        if first != node:
+            self.blame(f"two leaders in term {term} of group {group}")
+
+    def acknowledge(self, group: int, value: int, index: int, now: float) -> None:
+        self.acknowledged[group, value] = now
+        self.acknowledged_index[group] = max(self.acknowledged_index.get(group, 0), index)
+
+    def sees_read(self, group: int, must: int, applied: int) -> None:
+        self.reads_served += 1
+        if applied < must:
+            self.blame(f"a read of group {group} at index {applied} misses index {must}, acknowledged before")
+
+    def final(self, replicas: "list[Replica]", groups: int, healed_at: float) -> None:
+        for group in range(groups):
+            values = {replica.node_id: replica.values(group) for replica in replicas}
+            acknowledged = [value for (g, value) in self.acknowledged if g == group]
+            longest = max(values.values(), key=len)
+            for node, seen in values.items():
+                if len(set(seen)) != len(seen):
+                    self.blame(f"node {node} applied a value twice")
+                if seen != longest[: len(seen)]:
+                    self.blame(f"states of group {group} differ")
+                elif len(seen) != len(longest):
+                    self.blame(f"node {node} did not catch up after healing")
+            known = set(longest)
+            lost = [value for value in acknowledged if value not in known]
+            if lost:
+                self.blame(f"{len(lost)} acknowledged values of group {group} are lost, e.g. {lost[0]}")
+        if not any(at > healed_at + 1.0 for at in self.acknowledged.values()):
+            self.blame("nothing was acknowledged after healing")
+
+
+class Store:
+    """The machine's state: for each group everything applied, in order. `durable` tells what a power loss leaves."""
+
+    def __init__(self, groups: int) -> None:
+        self.rows: list[list[tuple[int, int, tuple[int, ...]]]] = [[] for _ in range(groups)]
+        self.applied = [(0, 0)] * groups
+        self.durable_rows = [0] * groups
+        self.floor = [(0, 0)] * groups  # position of a snapshot that replaced everything
+
+    def apply(self, entry: Committed) -> None:
+        self.rows[entry.group].append((entry.index, entry.term, tuple(msgpack.unpackb(entry.data))))
+        self.applied[entry.group] = (entry.index, entry.term)
+
+    def flush(self) -> None:
+        self.durable_rows = [len(rows) for rows in self.rows]
+
+    def install(self, group: int, snapshot: Snapshot, rows: list[tuple[int, int, tuple[int, ...]]]) -> None:
+        self.rows[group] = list(rows)
+        self.durable_rows[group] = len(rows)
+        self.applied[group] = self.floor[group] = (snapshot.index, snapshot.term)
+
+    def lose_power(self, rng: random.Random) -> None:
+        """Some prefix of the batches is there, at least what was flushed."""
+        for group, rows in enumerate(self.rows):
+            del rows[rng.randint(self.durable_rows[group], len(rows)) :]
+            self.applied[group] = max(self.floor[group], rows[-1][:2] if rows else (0, 0))
+
+
+class Replica:
+    """One node: what the runtime does around RawNode, with the disk as events instead of a thread."""
+
+    def __init__(self, world: "World", node_id: int, directory: Path) -> None:
+        self.world = world
+        self.node_id = node_id
+        self.directory = directory
+        self.store = Store(world.options.groups)
+        self.alive = False
+        self.life = 0
+
+    def start(self) -> None:
+        world = self.world
+        self.wal = Wal.open(
+            self.directory,
+            node_id=self.node_id,
+            group_count=world.options.groups,
+            segment_bytes=world.options.segment_bytes,
+            rewrite_bytes=2000,
+            fsync=False,
+        )
+        self.raws: list[RawNode] = []
+        for log in self.wal.logs:
+            if not log.voters():
+                log.set_members(world.first_voters)
+            self.raws.append(
+                RawNode(
+                    node_id=self.node_id,
+                    log=log,
+                    applied=self.store.applied[log.group],
+                    config=world.options.config,
+                    rng=world.rng,
+                    now=world.now,
+                )
+            )
+        self.positions = [raw.log.base_index for raw in self.raws]
+        for group, (index, _) in enumerate(self.store.applied):
+            self.positions[group] = max(self.positions[group], index)
+        self.batch: Batch | None = None
+        self.unsynced: dict[int, int] = {}
+        self.syncing: dict[int, int] = {}
+        self.queue: list[Committed] = []
+        self.proposed: dict[tuple[int, int, int], list[int]] = {}  # (group, index, term) -> values
+        self.reads: list[tuple[int, int, int]] = []  # (group, index to wait for, index that must be seen)
+        self.installing: dict[int, tuple[int, Snapshot, list[Any], int]] = {}
+        self.alive = True
+        self.life += 1
+        self.turn_due = False
+        world.after(world.rng.uniform(0, TICK_SECONDS), self.tick, self.life)
+        if world.options.trim_every < 1e6:
+            world.after(world.rng.uniform(0, world.options.trim_every), self.trim, self.life)
+
+    def crash(self, power_loss: bool) -> None:
+        """Stop in the middle of whatever it does, a write to the log included."""
+        rng = self.world.rng
+        self.alive = False
+        if self.batch is not None:
+            outcome = rng.random()
+            if outcome < 0.3:
+                self.wal.write(self.batch)
+            elif outcome < 0.7:
+                path = max(self.directory.glob("*.wal"))
+                with path.open("ab") as file:
+                    file.write(self.batch.data[: rng.randint(0, len(self.batch.data))])
+        if power_loss:
+            self.store.lose_power(rng)
+        self.wal.close()
+
+    # -- the step
+
+    def tick(self, life: int) -> None:
+        if self.alive and life == self.life:
+            self.turn()
+            self.world.after(TICK_SECONDS, self.tick, life)
+
+    def wake(self) -> None:
+        if not self.turn_due:
+            self.turn_due = True
+            self.world.after(0.0001, self.woken, self.life)
+
+    def woken(self, life: int) -> None:
+        if self.alive and life == self.life:
+            self.turn_due = False
+            self.turn()
+
+    def turn(self) -> None:
+        world = self.world
+        for group, raw in enumerate(self.raws):
+            raw.tick(world.now)
+            ready = raw.ready()
+            if raw.is_leader:
+                world.judge.sees_leader(group, raw.term, self.node_id)
+            for node, message in ready.messages:
+                world.send(self.node_id, node, group, message)
+            if ready.records:
+                self.wal.append(ready.records)
+                self.unsynced[group] = ready.seq
+            if ready.committed:
+                self.queue += ready.committed
+                if world.options.apply_seconds:
+                    world.after(world.rng.uniform(0, world.options.apply_seconds), self.apply, self.life)
+            for node in ready.snapshots:
+                self.offer_snapshot(group, node)
+        if self.batch is None and self.unsynced:
+            self.batch = self.wal.take()
+            self.syncing, self.unsynced = self.unsynced, {}
+            world.after(world.rng.uniform(0, world.options.sync_seconds), self.synced, self.life)
+        if not world.options.apply_seconds:
+            self.apply(self.life)
+
+    def synced(self, life: int) -> None:
+        if not self.alive or life != self.life or self.batch is None:
+            return
+        self.wal.write(self.batch)
+        self.batch = None
+        for group, seq in self.syncing.items():
+            self.raws[group].persisted(seq)
+        self.syncing = {}
+        for group in [g for g, item in self.installing.items() if item[3] <= self.raws[g].log.durable_seq]:
+            self.finish_install(group)
+        self.turn()
+
+    def apply(self, life: int) -> None:
+        if not self.alive or life != self.life:
+            return
+        world = self.world
+        queue, self.queue = self.queue, []
+        for entry in queue:
+            if entry.index != self.positions[entry.group] + 1:
+                world.judge.blame(f"node {self.node_id} applies {entry.index} after {self.positions[entry.group]}")
+            world.judge.sees_entry(entry)
+            self.positions[entry.group] = entry.index
+            if entry.data:
+                self.store.apply(entry)
+            for value in self.proposed.pop((entry.group, entry.index, entry.term), ()):
+                world.judge.acknowledge(entry.group, value, entry.index, world.now)
+        waiting, self.reads = self.reads, []
+        for group, index, must in waiting:
+            if index <= self.positions[group]:
+                world.judge.sees_read(group, must, self.positions[group])
+            else:
+                self.reads.append((group, index, must))
+
+    def trim(self, life: int) -> None:
+        if not self.alive or life != self.life:
+            return
+        self.store.flush()
+        for group, (index, _) in enumerate(self.store.applied):
+            if group not in self.installing:
+                self.raws[group].trim(index - self.world.rng.choice((0, 0, 5)))
+        self.world.after(self.world.options.trim_every * self.world.rng.uniform(0.5, 1.5), self.trim, life)
+
+    # -- snapshots
+
+    def offer_snapshot(self, group: int, node: int) -> None:
+        world = self.world
+        last = world.snapshots_sent.get((self.node_id, node, group), -1.0)
+        index = self.store.applied[group][0]
+        if world.now - last < 0.15 or index <= self.raws[group].log.base_index - 1 or not index:
+            return
+        world.snapshots_sent[self.node_id, node, group] = world.now
+        raw = self.raws[group]
+        body = [raw.term, list(raw.snapshot_at(index)), self.store.rows[group]]
+        world.send(self.node_id, node, group, {"type": "snapshot", "body": body})
+
+    def take_snapshot(self, group: int, from_node: int, body: list[Any]) -> None:
+        term, (index, snapshot_term, members), rows = body
+        snapshot = Snapshot(index, snapshot_term, tuple(members))
+        raw = self.raws[group]
+        if raw.begin_install(from_node, term, snapshot):
+            rows = [(i, t, tuple(values)) for i, t, values in rows]
+            self.installing[group] = (from_node, snapshot, rows, raw.log.seq)
+
+    def finish_install(self, group: int) -> None:
+        from_node, snapshot, rows, _ = self.installing.pop(group)
+        self.queue = [entry for entry in self.queue if entry.group != group]
+        self.store.install(group, snapshot, rows)
+        self.positions[group] = snapshot.index
+        if self.world.rng.random() < 0.2:
+            # The power goes just after the state was replaced, before the log knows.
+            self.world.crash(self.node_id)
+            return
+        self.raws[group].finish_install(from_node, snapshot)
+
+    def values(self, group: int) -> list[int]:
+        return [value for _, _, values in self.store.rows[group] for value in values]
+
+
+class World:
+    """Clock, network, faults and clients."""
+
+    def __init__(self, seed: int, nodes: int, directory: Path, options: Options | None = None) -> None:
+        self.rng = random.Random(seed * 7919 + nodes)
+        self.now = 1000.0
+        self.options = options or draw_options(self.rng, nodes)
+        self.judge = Judge()
+        self.ids = list(range(1, nodes + 1))
+        self.first_voters = tuple(self.ids)
+        self.snapshots_sent: dict[tuple[int, int, int], float] = {}
+        self.steps = 0
+        self.stop_clients = False
+        self._events: list[tuple[float, int, Callable[..., None], tuple[Any, ...]]] = []
+        self._event_count = 0
+        self._links: dict[frozenset[int], int] = {}  # pairs that are connected -> epoch
+        self._epoch = 0
+        self._blocked: set[tuple[int, int]] = set()
+        self._last_arrival: dict[tuple[int, int], float] = {}
+        self._delay = (0.0005, 0.0015)
+        self._value = 0
+        self.replicas = {i: Replica(self, i, directory / str(i)) for i in self.ids}
+        for replica in self.replicas.values():
+            replica.start()
+        self.connect_all()
+        self.after(0.0, self.client)
+
+    # -- time
+
+    def after(self, seconds: float, act: Callable[..., None], *args: Any) -> None:
+        self._event_count += 1
+        heapq.heappush(self._events, (self.now + seconds, self._event_count, act, args))
+
+    def run(self, seconds: float) -> None:
+        end = self.now + seconds
+        events = self._events
+        while events and events[0][0] <= end:
+            at, _, act, args = heapq.heappop(events)
+            self.now = max(self.now, at)
+            self.steps += 1
+            act(*args)
+        self.now = end
+
+    # -- network
+
+    def connect(self, a: int, b: int) -> None:
+        pair = frozenset((a, b))
+        if pair in self._links or not (self.replicas[a].alive and self.replicas[b].alive):
+            return
+        self._epoch += 1
+        self._links[pair] = self._epoch
+        for x, y in ((a, b), (b, a)):
+            for raw in self.replicas[x].raws:
+                raw.connected(y)
+
+    def disconnect(self, a: int, b: int) -> None:
+        if self._links.pop(frozenset((a, b)), None) is None:
+            return
+        for x, y in ((a, b), (b, a)):
+            if self.replicas[x].alive:
+                for raw in self.replicas[x].raws:
+                    raw.disconnected(y)
+
+    def connect_all(self) -> None:
+        for a in self.ids:
+            for b in self.ids:
+                if a < b:
+                    self.connect(a, b)
+
+    def send(self, source: int, target: int, group: int, message: dict[str, Any]) -> None:
+        link = self._links.get(frozenset((source, target)))
+        rng = self.rng
+        if link is None or (source, target) in self._blocked or rng.random() < self.options.drop:
+            return
+        data = msgpack.packb(message)
+        for _ in range(2 if rng.random() < self.options.duplicate else 1):
+            at = self.now + rng.uniform(*self._delay)
+            if not self.options.reorder:
+                at = max(at, self._last_arrival.get((source, target), 0.0) + 1e-7)
+                self._last_arrival[source, target] = at
+            self.after(at - self.now, self.arrive, link, source, target, group, data)
+
+    def arrive(self, link: int, source: int, target: int, group: int, data: bytes) -> None:
+        replica = self.replicas[target]
+        pair = frozenset((source, target))
+        if not replica.alive or (source, target) in self._blocked:
+            return
+        # A connection that was replaced may still be read to its end.
+        if self._links.get(pair) != link and not (self.options.stale_connections and pair in self._links):
+            return
+        message = msgpack.unpackb(data)
+        if message["type"] == "snapshot":
+            replica.take_snapshot(group, source, message["body"])
+        else:
+            replica.raws[group].step(source, message)
+        replica.wake()
+
+    # -- clients
+
+    def client(self) -> None:
+        if self.stop_clients:
+            return
+        rng = self.rng
+        for replica in self.replicas.values():
+            if not replica.alive:
+                continue
+            for group, raw in enumerate(replica.raws):
+                if raw.is_leader and rng.random() < (0.7 if group == 0 else 0.1):
+                    self.write(replica, group)
+                if rng.random() < 0.1:
+                    self.read(replica, group)
+        self.after(0.03, self.client)
+
+    def write(self, replica: Replica, group: int) -> None:
+        raw = replica.raws[group]
+        for _ in range(self.rng.choice((1, 1, 3, 6))):
+            values = list(range(self._value + 1, self._value + 1 + self.rng.choice((1, 1, 4))))
+            self._value = values[-1]
+            try:
+                raw.propose(msgpack.packb(values))
+            except NotLeader:
+                return
+            replica.proposed[group, raw.log.last_index, raw.term] = values
+        replica.wake()
+
+    def read(self, replica: Replica, group: int) -> None:
+        must = self.judge.acknowledged_index.get(group, 0)
+        life = replica.life
+        self.judge.reads_asked += 1
+
+        def found(index: int | None) -> None:
+            if index is not None and replica.life == life and replica.alive:
+                if index <= replica.positions[group]:
+                    self.judge.sees_read(group, must, replica.positions[group])
+                else:
+                    replica.reads.append((group, index, must))
+
+        replica.raws[group].read_index(found)
+        replica.wake()
+
+    # -- faults
+
+    def crash(self, node: int) -> None:
+        replica = self.replicas[node]
+        if replica.alive:
+            for other in self.ids:
+                if other != node:
+                    self.disconnect(node, other)
+            replica.crash(self.options.power_loss and self.rng.random() < 0.7)
+
+    def restart(self, node: int) -> None:
+        replica = self.replicas[node]
+        if replica.alive:
+            return
+        try:
+            replica.start()
+        except DataError as error:
+            self.judge.blame(f"node {node} cannot start: {error}")
+            replica.alive = False
+            return
+        for other in self.ids:
+            if other != node:
+                self.connect(node, other)
+
+    def leaders(self) -> list[int]:
+        return [i for i, r in self.replicas.items() if r.alive and any(raw.is_leader for raw in r.raws)]
+
+    def fault(self) -> None:
+        rng, ids = self.rng, self.ids
+        dead = [i for i in ids if not self.replicas[i].alive]
+        live = [i for i in ids if self.replicas[i].alive]
+        draw = rng.random()
+        if draw < 0.22:
+            a, b = rng.sample(ids, 2)
+            self._blocked.add((a, b))
+            if rng.random() < 0.5:
+                self._blocked.add((b, a))
+        elif draw < 0.27:
+            alone = rng.choice(self.leaders() or ids)
+            for other in ids:
+                if other != alone:
+                    self._blocked |= {(alone, other), (other, alone)}
+        elif draw < 0.42:
+            self._blocked.clear()
+        elif draw < 0.52:
+            a, b = rng.sample(ids, 2)
+            self.disconnect(a, b)
+            self.after(rng.choice((0.0, 0.05, 0.3)), self.connect, a, b)
+        elif draw < 0.66 and len(dead) < (len(ids) + 1) // 2:
+            leaders = self.leaders()
+            self.crash(rng.choice(leaders) if leaders and rng.random() < 0.5 else rng.choice(live))
+        elif draw < 0.70 and self.options.power_loss:
+            for node in live:
+                self.crash(node)
+        elif draw < 0.84 and dead:
+            self.restart(rng.choice(dead))
+        elif draw < 0.92:
+            self._delay = rng.choice(((0.0005, 0.0015), (0.001, 0.02), (0.02, 0.06), (0.001, 0.2)))
+        elif draw < 0.95:
+            self.move_leader()
+        elif self.options.members:
+            self.change_members()
+
+    def move_leader(self) -> None:
+        for node in self.leaders():
+            for raw in self.replicas[node].raws:
+                if raw.is_leader and len(raw.voters) > 1:
+                    raw.transfer(self.rng.choice([voter for voter in raw.voters if voter != node]))
+            self.replicas[node].wake()
+
+    def change_members(self) -> None:
+        for node in self.leaders():
+            for raw in self.replicas[node].raws:
+                if raw.is_leader:
+                    target = self.rng.choice([i for i in self.ids if i != node])
+                    raw.change_members(Change("rem" if target in raw.voters else "add", target))
+            self.replicas[node].wake()
+
+    def heal(self) -> None:
+        self._blocked.clear()
+        self._delay = (0.0005, 0.0015)
+        for node in self.ids:
+            self.restart(node)
+        self.connect_all()
+
+    def readmit(self) -> None:
+        """Bring every node back into the voters, one at a time, as an operator would."""
+        for node in self.leaders():
+            for raw in self.replicas[node].raws:
+                missing = [i for i in self.ids if i not in raw.voters]
+                if raw.is_leader and missing:
+                    raw.change_members(Change("add", missing[0]))
+            self.replicas[node].wake()
+
+
+class Result(NamedTuple):
+    seed: int
+    nodes: int
+    violations: list[str]
+    acknowledged: int
+    reads: int
+    steps: int
+    options: Options
+
+
+def run_schedule(seed: int, nodes: int, options: Options | None = None) -> Result:
+    """One schedule from its seed. An assertion that fails inside the product is a violation too."""
+    directory = Path(tempfile.mkdtemp(prefix="raft-fuzz-"))
+    quiet = logging.getLogger("wukong.raft")
+    level = quiet.level
+    quiet.setLevel(logging.ERROR)
+    try:
+        world = World(seed, nodes, directory, options)
+        judge = world.judge
+        try:
+            world.run(0.8)
+            end = world.now + FAULT_SECONDS
+            while world.now < end:
+                world.run(world.rng.uniform(0.02, 0.35))
+                world.fault()
+            world.heal()
+            healed_at = world.now
+            for _ in range(10):
+                world.run(HEAL_SECONDS / 10)
+                world.heal()
+                if world.options.members:
+                    world.readmit()
+            world.stop_clients = True
+            world.run(QUIET_SECONDS)
+            judge.final([r for r in world.replicas.values() if r.alive], world.options.groups, healed_at)
+        except AssertionError as error:
+            judge.blame(f"assertion: {error}")
+        for replica in world.replicas.values():
+            replica.wal.close()
+        return Result(
+            seed, nodes, judge.violations, len(judge.acknowledged), judge.reads_served, world.steps, world.options
+        )
+    finally:
+        quiet.setLevel(level)
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+# -- ablation: what the fuzzer must notice
+
+
+def _answer_at_once(monkey: Callable[[type, str, Any], None]) -> None:
+    """Answers and votes leave before the disk has what they promise."""
+
+    def emit(self: RawNode, node: int, message: dict[str, Any]) -> None:
+        self._outbox.append((node, message))
+
+    monkey(RawNode, "_emit", emit)
+
+
+def _count_at_once(monkey: Callable[[type, str, Any], None]) -> None:
+    """The leader counts itself before its own disk has the entry, and applies what is not durable."""
+    monkey(GroupLog, "durable_index", property(lambda self: self.last_index, lambda self, value: None))
+
+
+def _append_blindly(monkey: Callable[[type, str, Any], None]) -> None:
+    """Entries reach the core as they come: it truncates behind whatever it was sent."""
+
+    def match(self: MessageFilter, node: int, message: dict[str, Any], entries: list[Any]) -> None:
+        log = self._core.log
+        if message["prevLogIdx"] < log.base_index:
+            return
+        self._answering_probe = message["rid"]
+        self._deliver(node, dict(message, entries=entries))
+
+    monkey(MessageFilter, "_match", match)
+
+
+def _believe_beats(monkey: Callable[[type, str, Any], None]) -> None:
+    """A heartbeat moves the commit index over whatever the follower's log holds."""
+    original = MessageFilter._on_append_entries
+
+    def beat(self: MessageFilter, node: int, term: int, commit: int) -> None:
+        commit = max(commit, self.__dict__.get("_claimed", 0))
+        self._deliver(node, {"type": "append_entries", "term": term, "commit_index": commit, "serialized": None})
+
+    def on_append_entries(self: MessageFilter, node: int, message: dict[str, Any]) -> None:
+        self.__dict__["_claimed"] = message["commit_index"]
+        original(self, node, message)
+
+    monkey(MessageFilter, "_beat", beat)
+    monkey(MessageFilter, "_on_append_entries", on_append_entries)
+
+
+def _read_locally(monkey: Callable[[type, str, Any], None]) -> None:
+    """A leader answers reads without asking whether it still leads."""
+
+    def read_index(self: RawNode, callback: Callable[[int | None], None]) -> None:
+        callback(self.commit_index if self.is_leader else None)
+
+    monkey(RawNode, "read_index", read_index)
+
+
+ABLATIONS: dict[str, Callable[[Callable[[type, str, Any], None]], None]] = {
+    "hold-answers": _answer_at_once,
+    "own-durability": _count_at_once,
+    "log-matching": _append_blindly,
+    "verified-commit": _believe_beats,
+    "read-rounds": _read_locally,
+}
+
+
+@contextmanager
+def without(name: str | None) -> Iterator[None]:
+    """Run with one protective measure taken away."""
+    saved: list[tuple[type, str, Any]] = []
+
+    def monkey(owner: type, attribute: str, value: Any) -> None:
+        saved.append((owner, attribute, owner.__dict__.get(attribute)))
+        setattr(owner, attribute, value)
+
+    if name is not None:
+        ABLATIONS[name](monkey)
+    try:
+        yield
+    finally:
+        for owner, attribute, value in saved:
+            if value is None:
+                delattr(owner, attribute)
+            else:
+                setattr(owner, attribute, value)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seed", type=int, default=0, help="the first schedule's seed")
+    parser.add_argument("--schedules", type=int, default=1)
+    parser.add_argument("--nodes", type=int, choices=(3, 5), default=3)
+    parser.add_argument("--without", choices=sorted(ABLATIONS), default=None)
+    parser.add_argument("--verbose", action="store_true")
+    options = parser.parse_args()
+    started = time.process_time()
+    bad = acknowledged = reads = 0
+    with without(options.without):
+        for seed in range(options.seed, options.seed + options.schedules):
+            result = run_schedule(seed, options.nodes)
+            acknowledged += result.acknowledged
+            reads += result.reads
+            bad += bool(result.violations)
+            if result.violations or options.verbose:
+                print(f"seed {seed}, {options.nodes} nodes: {result.violations or 'ok'}", flush=True)
+            if options.verbose:
+                print(f"    {result.options}\n    {result.acknowledged} acknowledged, {result.steps} steps")
+    print(
+        f"{options.schedules} schedules, {bad} with violations, {acknowledged} acknowledged values, {reads} reads, "
+        f"{time.process_time() - started:.1f} s of CPU"
+    )
+    return 1 if bad else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,151 @@
+"""Which commands a slot can hold at all: lengths and ranges, in one place.
+
+Decoding refuses wrong types; here values are refused that no row, key or packet has room for. Whoever proposes checks
+before (with a better answer), so this is only the net under apply: a command outside is answered with reason 15 on
+every node and changes nothing.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+
+from wukong.channel.commands import (
+    CHAT_OP_DELETE,
+    LIST_ALLOW,
+    OP_CLEAR,
+    OP_REMOVE,
+    AdvanceCommands,
+    Append,
+    CloseSession,
+    Disband,
+    ForgetOutbox,
+    Hello,
+    OpenSession,
+    Pack,
+    PutChannel,
+    PutCopy,
+    PutSettings,
+    QuitDevices,
+    RememberSync,
+    RemoveAllMembers,
+    RemoveMembers,
+    SetToken,
+    StageMembers,
+    TakeSync,
+    UpdateChat,
+    UpdateList,
+    UpdateSystemUids,
+)
+from wukong.channel.copies import COPY_PAIR, COPY_SETTINGS, COPY_SYSTEM_UIDS, COPY_USER
+from wukong.channel.ids import ChannelId
+from wukong.channel.state import Settings
+from wukong.limits import DAY_MS, MAX_CHANNEL_TYPE, MAX_STRING_BYTES
+
+# So many characters fit whatever they are: UTF-8 has at most four bytes for one.
+_SHORT = MAX_STRING_BYTES // 4
+_MAX_BYTE = 0xFF
+_MAX_FLAGS = 0x0F
+_MAX_U32 = 0xFFFF_FFFF
+_MAX_NODE = 0xFFFF
+_MAX_I63 = 0x7FFF_FFFF_FFFF_FFFF
+_MAX_RETENTION_MS = 3_650 * DAY_MS
+
+_decode_settings = msgspec.msgpack.Decoder(Settings).decode
+_decode_uids = msgspec.msgpack.Decoder(list[str]).decode
+
+
+def pack_fits(pack: Pack) -> bool:
+    return 0 <= pack.node <= _MAX_NODE and 0 <= pack.incarnation <= _MAX_I63 and 0 < pack.first <= _MAX_I63
+
+
+def settings_fit(value: bytes) -> bool:
+    """Whether the bytes are settings that apply can work with."""
+    try:
+        settings = _decode_settings(value)
+    except ValueError:
+        return False
+    retentions = (settings.idempotency_retention_ms, settings.no_persist_idempotency_retention_ms)
+    return all(0 <= retention_ms <= _MAX_RETENTION_MS for retention_ms in retentions)
+
+
+def _text(text: str) -> bool:
+    return len(text) <= _SHORT or len(text.encode()) <= MAX_STRING_BYTES
+
+
+def _texts(texts: list[str]) -> bool:
+    return all(map(_text, texts))
+
+
+def _channel(channel: ChannelId) -> bool:
+    return 0 <= channel.type <= MAX_CHANNEL_TYPE and _text(channel.id)
+
+
+def _append(c: Append) -> bool:
+    channel = c.channel
+    texts = (channel.id, c.from_uid, c.client_msg_no, c.topic)
+    return (
+        # The common case in one comparison; this runs for every message.
+        (len(channel.id) + len(c.from_uid) + len(c.client_msg_no) + len(c.topic) <= _SHORT or all(map(_text, texts)))
+        and 0 <= channel.type <= MAX_CHANNEL_TYPE
+        and 0 <= c.flags <= _MAX_FLAGS
+        and 0 <= c.setting <= _MAX_BYTE
+        and 0 <= c.expire <= _MAX_U32
+        and 0 <= c.session <= _MAX_I63
+        and (c.recipients is None or _texts(c.recipients))
+    )
+
+
+def _put_copy(c: PutCopy) -> bool:
+    if not 0 <= c.version <= _MAX_I63 or not _texts(c.key):
+        return False
+    if c.kind == COPY_USER:
+        return len(c.key) == 1 and len(c.value) == 1
+    if c.kind == COPY_PAIR:
+        return len(c.key) == 3 and len(c.value) == 1
+    if c.kind == COPY_SETTINGS:
+        return settings_fit(c.value)
+    return c.kind == COPY_SYSTEM_UIDS and _uids_fit(c.value)
+
+
+def _uids_fit(value: bytes) -> bool:
+    try:
+        return _texts(_decode_uids(value))
+    except ValueError:
+        return False
+
+
+def _session(c: OpenSession | CloseSession) -> bool:
+    return _text(c.uid) and 0 <= c.session <= _MAX_I63
+
+
+def _byte(number: int) -> bool:
+    return 0 <= number <= _MAX_BYTE
+
+
+FITS: dict[type, Callable[[Any], bool]] = {
+    Append: _append,
+    PutChannel: lambda c: _channel(c.channel) and _texts(c.add) and 0 <= c.staged <= _MAX_I63,
+    StageMembers: lambda c: _channel(c.channel) and _texts(c.uids) and 0 < c.staged <= _MAX_I63,
+    RemoveMembers: lambda c: _channel(c.channel) and _texts(c.uids),
+    RemoveAllMembers: lambda c: _channel(c.channel),
+    Disband: lambda c: _channel(c.channel),
+    UpdateList: lambda c: (
+        _channel(c.channel) and 0 <= c.which <= LIST_ALLOW and 0 <= c.op <= OP_CLEAR and _texts(c.uids)
+    ),
+    UpdateChat: lambda c: _channel(c.channel) and _text(c.uid) and 0 <= c.op <= CHAT_OP_DELETE,
+    AdvanceCommands: lambda c: _channel(c.channel) and _text(c.uid) and 0 <= c.seq <= _MAX_I63,
+    SetToken: lambda c: _text(c.uid) and _byte(c.device_flag) and _byte(c.level),
+    QuitDevices: lambda c: _text(c.uid) and all(map(_byte, c.device_flags)),
+    OpenSession: lambda c: _session(c) and _byte(c.device_flag),
+    CloseSession: _session,
+    Hello: lambda c: True,
+    RememberSync: lambda c: (
+        _text(c.uid) and all(_channel(channel) and 0 <= seq <= _MAX_I63 for channel, seq in c.positions)
+    ),
+    TakeSync: lambda c: _text(c.uid),
+    PutSettings: lambda c: settings_fit(c.settings),
+    UpdateSystemUids: lambda c: 0 <= c.op <= OP_REMOVE and _texts(c.uids),
+    PutCopy: _put_copy,
+    ForgetOutbox: lambda c: all(0 <= outbox_id <= _MAX_I63 for outbox_id in c.ids),
+}

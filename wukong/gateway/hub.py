@@ -1,0 +1,145 @@
+"""What the connections of one gateway share: the way to the use cases, the sessions by number, limits, timers, counters."""
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Protocol
+
+from wukong.clock import Clock
+from wukong.gateway.admission import Admission
+from wukong.gateway.options import GatewayOptions
+from wukong.gateway.outbox import Outbox
+from wukong.gateway.proxies import TrustedProxies
+from wukong.gateway.statistics import Counters
+from wukong.gateway.wheel import Wheel
+from wukong.protocol.connection import ConnectionOptions
+from wukong.protocol.packets import Recvack, Send
+from wukong.service.sessions import Login
+
+if TYPE_CHECKING:
+    from wukong.gateway.endpoint import Endpoint
+
+_CHECKS_PER_TURN = 1_000
+
+
+class SessionService(Protocol):
+    """What the gateway asks of the use cases; fulfilled by wukong.service.sessions.Sessions, documented there."""
+
+    def new_number(self) -> int: ...
+
+    async def login(self, number: int, login: Login) -> int: ...
+
+    def logout(self, number: int, uid: str) -> None: ...
+
+    def send(self, number: int, uid: str, packet: Send) -> None: ...
+
+    def recvack(self, number: int, uid: str, packet: Recvack) -> None: ...
+
+    @property
+    def congested(self) -> bool: ...
+
+    def when_relieved(self, callback: Callable[[], None]) -> None: ...
+
+
+class Hub:
+    """Made inside the running loop, which is the only thread that may use it."""
+
+    def __init__(
+        self,
+        *,
+        node_id: int,
+        sessions: SessionService,
+        clock: Clock,
+        connection_options: ConnectionOptions,
+        options: GatewayOptions,
+        trusted_proxies: TrustedProxies,
+    ) -> None:
+        self.node_id = node_id
+        self.sessions = sessions
+        self.clock = clock
+        self.monotonic = clock.monotonic
+        self.connection_options = connection_options
+        self.options = options
+        self.trusted_proxies = trusted_proxies
+        self.counters = Counters()
+        self.loop = asyncio.get_running_loop()
+        self.by_number: dict[int, Endpoint] = {}
+        self.wheel = Wheel(tick_s=options.tick_ms / 1000, now=clock.monotonic())
+        self.admission = Admission(
+            in_progress_limit=options.logins_in_progress_limit, waiting_limit=options.logins_waiting_limit
+        )
+        self.outbox = Outbox(
+            loop=self.loop,
+            clock=clock,
+            slice_s=options.slice_ms / 1000,
+            sessions_limit=options.slice_sessions_limit,
+            direct_limit=options.direct_writes_limit,
+        )
+        self.is_stopping = False
+        # Set while the last connection is gone; stop waits for it.
+        self.empty = asyncio.Event()
+        self.empty.set()
+        self._slice_s = options.slice_ms / 1000
+        # Sessions that have just got their CONNACK, oldest first, with the time of their first push.
+        self._starting: deque[tuple[float, Endpoint]] = deque()
+        # Sessions whose SENDs wait until the log is no longer congested, in order.
+        self._congested: dict[Endpoint, None] = {}
+        # Ids for SENDs that never reach the log: unique, and far below every real message id.
+        self._last_refusal = clock.now_ms() * 1000
+
+    def next_refusal_id(self) -> int:
+        self._last_refusal += 1
+        return self._last_refusal
+
+    # Timers ----------------------------------------------------------------------------------------------------------
+
+    def start_timers(self) -> None:
+        self._ticker = self.loop.call_later(self.options.tick_ms / 1000, self._tick)
+
+    def stop_timers(self) -> None:
+        self._ticker.cancel()
+
+    def _tick(self) -> None:
+        more = self.wheel.advance(self.monotonic(), _CHECKS_PER_TURN)
+        self._ticker = self.loop.call_later(0 if more else self.options.tick_ms / 1000, self._tick)
+
+    def push_later(self, endpoint: "Endpoint") -> None:
+        """Let its pushes begin after push_delay_ms."""
+        delay_s = self.options.push_delay_ms / 1000
+        if not self._starting:
+            self.loop.call_later(delay_s, self._start_pushes)
+        self._starting.append((self.loop.time() + delay_s, endpoint))
+
+    def _start_pushes(self) -> None:
+        starting = self._starting
+        now = self.loop.time()
+        while starting and starting[0][0] <= now:
+            starting.popleft()[1].start_pushes()
+        if starting:
+            self.loop.call_later(starting[0][0] - now, self._start_pushes)
+
+    # Congestion ------------------------------------------------------------------------------------------------------
+
+    def wait_for_relief(self, endpoint: "Endpoint") -> None:
+        """Call its `go_on` when the log takes SENDs again. Call this while `sessions.congested`."""
+        if not self._congested:
+            self.sessions.when_relieved(self._relieved)
+        self._congested[endpoint] = None
+
+    def _relieved(self) -> None:
+        # Called from the middle of an apply; what follows proposes again, so not here.
+        self.loop.call_soon(self._resume_congested)
+
+    def _resume_congested(self) -> None:
+        """In slices, the longest waiting first, until there is congestion again."""
+        waiting = self._congested
+        end = self.monotonic() + self._slice_s
+        while waiting and not self.sessions.congested:
+            if self.monotonic() >= end:
+                self.loop.call_soon(self._resume_congested)
+                return
+            endpoint = next(iter(waiting))
+            del waiting[endpoint]
+            endpoint.go_on()
+        if waiting:
+            self.sessions.when_relieved(self._relieved)
