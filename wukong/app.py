@@ -21,8 +21,11 @@ from wukong.clock import Clock, SystemClock
 from wukong.config import CMD_SUFFIX, SYSTEM_UID, Config, cluster_settings
 from wukong.dispatch.dispatcher import Dispatcher
 from wukong.dispatch.retry import RetryPolicy
-from wukong.errors import Unavailable, WukongError
+from wukong.errors import WukongError
+from wukong.gateway.gateway import ClientGateway
+from wukong.gateway.options import GatewayOptions
 from wukong.node.node import Node
+from wukong.protocol.connection import ConnectionOptions
 from wukong.raft.runtime import Runtime
 from wukong.raft.wal import Wal
 from wukong.service.sessions import Sessions
@@ -150,7 +153,32 @@ class Server:
             manager_token=config.manager_token,
             system_uid=SYSTEM_UID,
         )
-        raise Unavailable("no listener yet")
+        limits = config.wukong
+        self.gateway = ClientGateway(
+            node_id=config.cluster.node_id,
+            sessions=self.sessions,
+            clock=self.clock,
+            connection_options=ConnectionOptions(
+                encryption=not config.disable_encryption,
+                jsonrpc=not config.disable_jsonrpc,
+                plaintext_allowed=limits.allow_plaintext_setting,
+                frame_limit_bytes=limits.frame_body_bytes,
+            ),
+            options=GatewayOptions(
+                idle_timeout_ms=config.conn_idle_time_ms,
+                logins_in_progress_limit=limits.connects_in_flight,
+                sends_in_flight_limit=limits.sends_in_flight_per_session,
+                outbound_limit_bytes=limits.session_outbound_bytes,
+            ),
+            trusted_proxies=limits.trusted_proxies,
+        )
+        self.dispatcher.gateway = self.gateway
+        self._parts.push_async_callback(self.gateway.stop)
+        self.tcp_port = await self.gateway.listen_tcp(config.tcp_addr.host, config.tcp_addr.port)
+        self.ws_port = await self.gateway.listen_websocket(config.ws_addr.host, config.ws_addr.port)
+        for work in (self._retry_unacknowledged(), self._sample_loop_lag()):
+            task = asyncio.get_running_loop().create_task(work)
+            self._parts.push_async_callback(_cancel, task)
 
     async def _retry_unacknowledged(self) -> None:
         """Push again what was not acknowledged in time; in slices, so that no turn of the loop is long."""
@@ -167,6 +195,22 @@ class Server:
             due = loop.time() + LAG_SAMPLE_S
             await asyncio.sleep(LAG_SAMPLE_S)
             self.loop_lag_ms = max(0.0, (loop.time() - due) * 1000)
+
+    def announce(self) -> None:
+        """Say where the node serves, for people and for what waits for it."""
+        log.info(
+            "tcp %s:%d, websocket %s:%d",
+            self.config.tcp_addr.host,
+            self.tcp_port,
+            self.config.ws_addr.host,
+            self.ws_port,
+        )
+
+
+async def _cancel(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await task
 
 
 def run(config: Config) -> int:

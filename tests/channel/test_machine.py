@@ -4,6 +4,7 @@ from random import Random
 
 import pytest
 
+from tests.channel.slot import Slot
 from tests.channel.world import (
     NODES,
     START_MS,
@@ -27,14 +28,11 @@ from wukong.channel.commands import (
     encode_entry,
     encode_pack,
 )
-from wukong.channel.effects import FanOut, SessionStarted
+from wukong.channel.effects import SessionStarted
 from wukong.channel.ids import ChannelId
-from wukong.channel.machine import MAX_OPEN_REPLIES, Outcome, apply_pack
-from wukong.channel.messages import FIRST_MS, LAST_MS, messages_between
+from wukong.channel.machine import MAX_OPEN_REPLIES
+from wukong.channel.messages import FIRST_MS, LAST_MS
 from wukong.channel.presence import sessions_of
-from wukong.channel.state import State, channel_part
-from wukong.store.memory import MemoryStore
-from wukong.store.overlay import Overlay
 
 # 24 * 5 * 1000 steps, each compared with the model. S42 of the catalogue of lost subscribers asks for 10^5.
 SEEDS = range(24)
@@ -63,35 +61,8 @@ def test_a_failure_shrinks_to_what_causes_it() -> None:
 GROUP = ChannelId(2, "g")
 
 
-class Slot:
-    """One slot that takes packs. Everything that comes out is kept."""
-
-    def __init__(self) -> None:
-        self.store = MemoryStore()
-        self.overlay = Overlay(self.store)
-        self.state = State(1, self.overlay.view(b"slot"))
-        self.index = 0
-
-    def apply(self, pack: Pack) -> Outcome:
-        self.index += 1
-        return apply_pack(self.state, self.index, pack)
-
-    def restart(self) -> None:
-        self.overlay.commit()
-        self.state = State(1, self.overlay.view(b"slot"))
-
-
 def message(text: str) -> Append:
     return Append(GROUP, False, "u", text.encode(), trusted=True)
-
-
-def texts(slot: Slot) -> list[str]:
-    found = messages_between(slot.state, channel_part(GROUP), is_cmd=False, first=1, last=1 << 40, limit=10_000)
-    return [m.payload.decode() for m in found]
-
-
-def pushed(slot: Slot) -> list[str]:
-    return [effect.message.payload.decode() for effect in slot.state.effects if type(effect) is FanOut]
 
 
 def pack(first: int, *commands: Append, incarnation: int = 7, done: int = 0, node: int = 1) -> Pack:
@@ -103,16 +74,16 @@ def test_counters_that_follow_one_another_are_applied() -> None:
     assert [r.message_seq for r in slot.apply(pack(1, message("a"), message("b"))).replies] == [1, 2]
     outcome = slot.apply(pack(3, message("c")))
     assert (outcome.first, [r.message_seq for r in outcome.replies], outcome.resend_from) == (3, [3], 0)
-    assert pushed(slot) == texts(slot) == ["a", "b", "c"]
+    assert slot.pushed() == slot.texts(GROUP) == ["a", "b", "c"]
 
 
 def test_a_repeat_gets_the_first_replies_and_changes_nothing() -> None:
     slot = Slot()
     first = slot.apply(pack(1, message("a"), message("b")))
-    rows = rows_of(slot.state)
+    rows = slot.rows()
     slot.state.effects.clear()
     assert slot.apply(pack(1, message("a"), message("b"))) == first
-    assert rows_of(slot.state) == rows
+    assert slot.rows() == rows
     assert not slot.state.effects
 
 
@@ -122,7 +93,7 @@ def test_a_repeat_that_goes_on_gets_old_and_new_replies() -> None:
     outcome = slot.apply(pack(2, message("b"), message("c"), message("d")))
     assert outcome.replies[0] == first.replies[1]
     assert [r.message_seq for r in outcome.replies] == [2, 3, 4]
-    assert pushed(slot) == texts(slot) == ["a", "b", "c", "d"]
+    assert slot.pushed() == slot.texts(GROUP) == ["a", "b", "c", "d"]
 
 
 def test_a_repeat_after_a_restart_gets_the_first_replies() -> None:
@@ -130,17 +101,17 @@ def test_a_repeat_after_a_restart_gets_the_first_replies() -> None:
     first = slot.apply(pack(1, message("a"), message("b")))
     slot.restart()
     assert slot.apply(pack(1, message("a"), message("b"))).replies == first.replies
-    assert texts(slot) == ["a", "b"]
+    assert slot.texts(GROUP) == ["a", "b"]
 
 
 @pytest.mark.parametrize("first", [3, 4, 1 << 62])
 def test_a_gap_is_answered_with_the_counter_to_go_on_from(first: int) -> None:
     slot = Slot()
     slot.apply(pack(1, message("a")))
-    rows = rows_of(slot.state)
+    rows = slot.rows()
     outcome = slot.apply(pack(first, message("z"), done=first - 1))
     assert (outcome.resend_from, outcome.replies, outcome.fenced) == (2, [], False)
-    assert rows_of(slot.state) == rows
+    assert slot.rows() == rows
     assert slot.apply(pack(2, message("b"))).replies[0].message_seq == 2
 
 
@@ -178,7 +149,7 @@ def test_a_lower_incarnation_is_fenced() -> None:
     slot.apply(pack(1, message("a")))
     outcome = slot.apply(pack(2, message("b"), incarnation=6))
     assert outcome.fenced and not outcome.replies
-    assert texts(slot) == ["a"]
+    assert slot.texts(GROUP) == ["a"]
 
 
 def test_a_new_incarnation_begins_at_counter_1_and_fences_the_old_one() -> None:
@@ -186,7 +157,7 @@ def test_a_new_incarnation_begins_at_counter_1_and_fences_the_old_one() -> None:
     slot.apply(pack(1, message("a"), message("b")))
     assert slot.apply(pack(1, message("c"), incarnation=8)).replies[0].message_seq == 3
     assert slot.apply(pack(3, message("d"))).fenced
-    assert texts(slot) == ["a", "b", "c"]
+    assert slot.texts(GROUP) == ["a", "b", "c"]
 
 
 def test_a_gap_at_the_start_of_an_incarnation_does_not_begin_it() -> None:
@@ -251,13 +222,13 @@ def test_repeats_and_reordering_give_every_effect_exactly_once_and_in_the_nodes_
             continue
         confirmed[node] = max(confirmed[node], first - 1 + len(outcome.replies))
         if random.random() < 0.1:
-            effects = slot.state.effects
+            effects = slot.effects()
             slot.restart()
             slot.state.effects = effects
-    assert pushed(slot) == texts(slot)
-    assert sorted(pushed(slot)) == sorted(m.payload.decode() for messages in sent.values() for m in messages)
+    assert slot.pushed() == slot.texts(GROUP)
+    assert sorted(slot.pushed()) == sorted(m.payload.decode() for messages in sent.values() for m in messages)
     for node in NODES:
-        assert [t for t in texts(slot) if t.startswith(f"{node}:")] == [f"{node}:{n}" for n in range(60)]
+        assert [t for t in slot.texts(GROUP) if t.startswith(f"{node}:")] == [f"{node}:{n}" for n in range(60)]
 
 
 # -- times --

@@ -126,7 +126,7 @@ def serial(log: list[Pack]) -> Run:
 
 
 def cut(log: list[Pack], random: Random, run: Run) -> list[int]:
-    """Apply the log in random packs, entries and batches. Returns the entry of each command, by the command's number."""
+    """Apply the log in random packs, entries and batches. Returns the entry of each command."""
     entry_of = [0]
     entry: list[Pack] = []
 

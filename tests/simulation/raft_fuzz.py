@@ -27,16 +27,18 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import msgpack
+from pysyncobj import SyncObj
 
 from wukong.errors import DataError, NotLeader
 from wukong.raft.config import RaftConfig
+from wukong.raft.core import RaftGroup
 from wukong.raft.filter import MessageFilter
 from wukong.raft.log import Change, GroupLog, Snapshot
 from wukong.raft.rawnode import RawNode
 from wukong.raft.statemachine import Committed
 from wukong.raft.wal import Batch, Wal
 
-FAULT_SECONDS = 5.0
+FAULT_SECONDS = 8.0
 HEAL_SECONDS = 3.0
 QUIET_SECONDS = 0.6
 TICK_SECONDS = 0.03
@@ -527,40 +529,65 @@ class World:
         return [i for i, r in self.replicas.items() if r.alive and any(raw.is_leader for raw in r.raws)]
 
     def fault(self) -> None:
-        rng, ids = self.rng, self.ids
-        dead = [i for i in ids if not self.replicas[i].alive]
-        live = [i for i in ids if self.replicas[i].alive]
-        draw = rng.random()
-        if draw < 0.22:
-            a, b = rng.sample(ids, 2)
-            self._blocked.add((a, b))
-            if rng.random() < 0.5:
-                self._blocked.add((b, a))
-        elif draw < 0.27:
-            alone = rng.choice(self.leaders() or ids)
-            for other in ids:
-                if other != alone:
-                    self._blocked |= {(alone, other), (other, alone)}
-        elif draw < 0.42:
-            self._blocked.clear()
-        elif draw < 0.52:
-            a, b = rng.sample(ids, 2)
-            self.disconnect(a, b)
-            self.after(rng.choice((0.0, 0.05, 0.3)), self.connect, a, b)
-        elif draw < 0.66 and len(dead) < (len(ids) + 1) // 2:
+        faults = self.FAULTS
+        self.rng.choices([act for _, act in faults], [weight for weight, _ in faults])[0](self)
+
+    def cut_link(self) -> None:
+        a, b = self.rng.sample(self.ids, 2)
+        self._blocked.add((a, b))
+        if self.rng.random() < 0.5:
+            self._blocked.add((b, a))
+
+    def isolate_leader(self) -> None:
+        alone = self.rng.choice(self.leaders() or self.ids)
+        for other in self.ids:
+            if other != alone:
+                self._blocked |= {(alone, other), (other, alone)}
+
+    def mend_links(self) -> None:
+        self._blocked.clear()
+
+    def reset_link(self) -> None:
+        a, b = self.rng.sample(self.ids, 2)
+        self.disconnect(a, b)
+        self.after(self.rng.choice((0.0, 0.05, 0.3)), self.connect, a, b)
+
+    def crash_one(self) -> None:
+        live = [i for i in self.ids if self.replicas[i].alive]
+        if len(live) > len(self.ids) // 2:
             leaders = self.leaders()
-            self.crash(rng.choice(leaders) if leaders and rng.random() < 0.5 else rng.choice(live))
-        elif draw < 0.70 and self.options.power_loss:
-            for node in live:
-                self.crash(node)
-        elif draw < 0.84 and dead:
-            self.restart(rng.choice(dead))
-        elif draw < 0.92:
-            self._delay = rng.choice(((0.0005, 0.0015), (0.001, 0.02), (0.02, 0.06), (0.001, 0.2)))
-        elif draw < 0.95:
-            self.move_leader()
-        elif self.options.members:
-            self.change_members()
+            self.crash(self.rng.choice(leaders) if leaders and self.rng.random() < 0.5 else self.rng.choice(live))
+
+    def reboot_follower(self) -> None:
+        """A follower is back at once, without what it had not synced; then the leader may be cut off."""
+        followers = [i for i in self.ids if self.replicas[i].alive and i not in self.leaders()]
+        if followers:
+            node = self.rng.choice(followers)
+            if self.rng.random() < 0.7:
+                self.isolate_leader()
+            self.crash(node)
+            self.restart(node)
+
+    def cut_power(self) -> None:
+        """Everybody dies at once; a majority is back soon, the last leader perhaps not among it."""
+        leaders = self.leaders()
+        for node in self.ids:
+            self.crash(node)
+        order = [i for i in self.ids if i not in leaders] + leaders
+        if self.rng.random() < 0.3:
+            self.rng.shuffle(order)
+        majority = len(order) // 2 + 1
+        for position, node in enumerate(order):
+            delay = self.rng.uniform(0.0, 0.1) if position < majority else self.rng.uniform(0.3, 2.0)
+            self.after(delay, self.restart, node)
+
+    def restart_one(self) -> None:
+        dead = [i for i in self.ids if not self.replicas[i].alive]
+        if dead:
+            self.restart(self.rng.choice(dead))
+
+    def change_delay(self) -> None:
+        self._delay = self.rng.choice(((0.0005, 0.0015), (0.001, 0.02), (0.02, 0.06), (0.001, 0.2)))
 
     def move_leader(self) -> None:
         for node in self.leaders():
@@ -570,12 +597,28 @@ class World:
             self.replicas[node].wake()
 
     def change_members(self) -> None:
+        if not self.options.members:
+            return
         for node in self.leaders():
             for raw in self.replicas[node].raws:
                 if raw.is_leader:
                     target = self.rng.choice([i for i in self.ids if i != node])
                     raw.change_members(Change("rem" if target in raw.voters else "add", target))
             self.replicas[node].wake()
+
+    FAULTS: tuple[tuple[float, "Callable[[World], None]"], ...] = (
+        (20, cut_link),
+        (8, isolate_leader),
+        (16, mend_links),
+        (8, reset_link),
+        (12, crash_one),
+        (6, reboot_follower),
+        (4, cut_power),
+        (14, restart_one),
+        (7, change_delay),
+        (5, move_leader),
+        (10, change_members),
+    )
 
     def heal(self) -> None:
         self._blocked.clear()
@@ -617,7 +660,7 @@ def run_schedule(seed: int, nodes: int, options: Options | None = None) -> Resul
             world.run(0.8)
             end = world.now + FAULT_SECONDS
             while world.now < end:
-                world.run(world.rng.uniform(0.02, 0.35))
+                world.run(world.rng.uniform(0.01, 0.25))
                 world.fault()
             world.heal()
             healed_at = world.now
@@ -696,12 +739,32 @@ def _read_locally(monkey: Callable[[type, str, Any], None]) -> None:
     monkey(RawNode, "read_index", read_index)
 
 
+def _change_at_once(monkey: Callable[[type, str, Any], None]) -> None:
+    """The leader accepts a membership change while another one is not committed."""
+
+    def change_cluster(self: RaftGroup, request: tuple[str, int]) -> bool:
+        return bool(SyncObj._SyncObj__doChangeCluster(self, request))
+
+    monkey(RaftGroup, "_SyncObj__changeCluster", change_cluster)
+
+
+def _forget_intent(monkey: Callable[[type, str, Any], None]) -> None:
+    """The log does not know that a snapshot was about to replace the state."""
+
+    def begin_install(self: GroupLog, snapshot: Snapshot) -> None:
+        pass
+
+    monkey(GroupLog, "begin_install", begin_install)
+
+
 ABLATIONS: dict[str, Callable[[Callable[[type, str, Any], None]], None]] = {
     "hold-answers": _answer_at_once,
     "own-durability": _count_at_once,
     "log-matching": _append_blindly,
     "verified-commit": _believe_beats,
     "read-rounds": _read_locally,
+    "one-change": _change_at_once,
+    "install-intent": _forget_intent,
 }
 
 

@@ -44,6 +44,8 @@ from wukong.limits import DAY_MS, MAX_CHANNEL_TYPE, MAX_STRING_BYTES
 
 # So many characters fit whatever they are: UTF-8 has at most four bytes for one.
 _SHORT = MAX_STRING_BYTES // 4
+# Two uids and the sign between them; what the two bytes of a length in a key can say.
+_MAX_ID_BYTES = 2 * MAX_STRING_BYTES + 1
 _MAX_BYTE = 0xFF
 _MAX_FLAGS = 0x0F
 _MAX_U32 = 0xFFFF_FFFF
@@ -77,16 +79,20 @@ def _texts(texts: list[str]) -> bool:
     return all(map(_text, texts))
 
 
+def _id(text: str) -> bool:
+    return len(text) <= _SHORT or len(text.encode()) <= _MAX_ID_BYTES
+
+
 def _channel(channel: ChannelId) -> bool:
-    return 0 <= channel.type <= MAX_CHANNEL_TYPE and _text(channel.id)
+    return 0 <= channel.type <= MAX_CHANNEL_TYPE and _id(channel.id)
 
 
 def _append(c: Append) -> bool:
     channel = c.channel
-    texts = (channel.id, c.from_uid, c.client_msg_no, c.topic)
+    # The common case in one comparison; this runs for every message.
+    short = len(channel.id) + len(c.from_uid) + len(c.client_msg_no) + len(c.topic) <= _SHORT
     return (
-        # The common case in one comparison; this runs for every message.
-        (len(channel.id) + len(c.from_uid) + len(c.client_msg_no) + len(c.topic) <= _SHORT or all(map(_text, texts)))
+        (short or (_id(channel.id) and _texts([c.from_uid, c.client_msg_no, c.topic])))
         and 0 <= channel.type <= MAX_CHANNEL_TYPE
         and 0 <= c.flags <= _MAX_FLAGS
         and 0 <= c.setting <= _MAX_BYTE
@@ -97,12 +103,12 @@ def _append(c: Append) -> bool:
 
 
 def _put_copy(c: PutCopy) -> bool:
-    if not 0 <= c.version <= _MAX_I63 or not _texts(c.key):
+    if not 0 <= c.version <= _MAX_I63:
         return False
     if c.kind == COPY_USER:
-        return len(c.key) == 1 and len(c.value) == 1
+        return len(c.key) == 1 and _text(c.key[0]) and len(c.value) == 1
     if c.kind == COPY_PAIR:
-        return len(c.key) == 3 and len(c.value) == 1
+        return len(c.key) == 3 and _id(c.key[0]) and _texts(c.key[1:]) and len(c.value) == 1
     if c.kind == COPY_SETTINGS:
         return settings_fit(c.value)
     return c.kind == COPY_SYSTEM_UIDS and _uids_fit(c.value)

@@ -56,13 +56,15 @@ class Append(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=1):
 
 class PutChannel(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=2):
     """Create or update a channel. info None: created with all flags off when absent, else left alone.
-    reset: the listed members (and those staged under `staged`) replace all others, in this one command."""
+    reset: the listed members (and those staged under `staged`) replace all others, in this one command.
+    chats False: joining makes no conversation (recipients of a temporary channel)."""
 
     channel: ChannelId
     info: ChannelInfo | None = None
     add: list[str] = []
     reset: bool = False
     staged: int = 0
+    chats: bool = True
 
 
 class StageMembers(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=3):

@@ -98,6 +98,11 @@ def take_sync(state: State, command: TakeSync) -> Reply:
 # -- reading --
 
 
+def is_sync_remembered(state: State, uid: str) -> bool:
+    """Whether /message/sync left positions that nobody has confirmed yet."""
+    return state.get(b"p" + uid.encode()) is not None
+
+
 def visible_range(row: UserRow, last: int) -> tuple[int, int]:
     """(first, last) chat seq that the conversation shows: for somebody who left and kept it, it ends where his
     membership ended. History itself is not restricted (http-api.md 9.8)."""
@@ -184,8 +189,11 @@ def pending_commands(state: State, uid: str, *, limit: int) -> list[tuple[Channe
 def _commands_of_member(state: State, channel: ChannelId, part_: bytes, uid: str, limit: int) -> list[Message]:
     """The lowest unconfirmed commands that went to all members while the user was one."""
     head = state.head(part_)
+    if head is None or head.cmd_seq == 0:
+        # Most channels; a user may be in ten thousand.
+        return []
     row = state.user(part_, uid)
-    if head is None or row is None or head.cmd_seq <= row.cmd_read:
+    if row is None or head.cmd_seq <= row.cmd_read:
         return []
     newest = head.cmd_seq
     if uid in implicit_members(channel):

@@ -5,6 +5,8 @@ from the rows. A removed member's row stays while there are commands of his time
 his conversation exists.
 """
 
+import msgspec
+
 from wukong.channel.commands import (
     LIST_DENY,
     OP_ADD,
@@ -26,6 +28,8 @@ from wukong.channel.ids import CUSTOMER_SERVICE, LIVE, PERSON, ChannelId, implic
 from wukong.channel.permissions import PAIR_ALLOWED, PAIR_DENIED, USER_SEND_BAN
 from wukong.channel.state import Head, Interval, State, UserRow, _decode_user, after, channel_part, encode
 
+_decode_times = msgspec.msgpack.Decoder(tuple[int, int]).decode
+
 
 def put_channel(state: State, command: PutChannel) -> Reply:
     channel = command.channel
@@ -45,7 +49,8 @@ def put_channel(state: State, command: PutChannel) -> Reply:
         removed = [uid for uid in member_uids(state, part) if uid not in keep]
         for uid in removed:
             _leave(state, channel, part, head, uid, forget_chat=False)
-    added = [uid for uid in uids if _join(state, channel, part, head, uid)]
+    chats = command.chats and channel.type != LIVE
+    added = [uid for uid in uids if _join(state, part, head, uid, chats=chats)]
     state.put_head(part, head)
     if added or removed:
         state.effects.append(MembersChanged(channel, added, removed))
@@ -88,7 +93,7 @@ def _take_staged(state: State, part: bytes, staged: int) -> list[str]:
     return [key[len(prefix) :].decode() for key in keys]
 
 
-def _join(state: State, channel: ChannelId, part: bytes, head: Head, uid: str) -> bool:
+def _join(state: State, part: bytes, head: Head, uid: str, *, chats: bool) -> bool:
     row = state.user(part, uid)
     if row is not None and row.member:
         return False
@@ -97,7 +102,7 @@ def _join(state: State, channel: ChannelId, part: bytes, head: Head, uid: str) -
         row = UserRow(cmd_read=head.cmd_seq, created_ms=state.now_ms)
     row.intervals = _unconfirmed(row)
     row.intervals.append(Interval(state.index, head.last_seq, head.cmd_seq))
-    if channel.type != LIVE:
+    if chats:
         row.chat = True
         row.read_seq = max(row.read_seq, head.last_seq)
     row.until_seq = -1
@@ -307,3 +312,15 @@ def member_page(state: State, part: bytes, *, cursor: str = "", limit: int = 100
 def list_uids(state: State, part: bytes, which: int) -> list[str]:
     prefix = (b"d" if which == LIST_DENY else b"a") + part
     return [key[len(prefix) :].decode() for key, _ in state.scan(prefix, after(prefix))]
+
+
+def list_page(
+    state: State, part: bytes, which: int, *, after_uid: str = "", limit: int = 1000
+) -> list[tuple[str, int, int]]:
+    """(uid, created, updated) of up to limit entries behind after_uid in uid order, times in ms."""
+    prefix = (b"d" if which == LIST_DENY else b"a") + part
+    start = prefix + after_uid.encode() + (b"\x00" if after_uid else b"")
+    size = len(prefix)
+    return [
+        (key[size:].decode(), *_decode_times(row)) for key, row in state.scan(start, after(prefix), limit=limit)
+    ]

@@ -1,7 +1,7 @@
 """How long to wait before the next attempt: exponential with full jitter.
 
-Full jitter (a uniform draw from zero to the bound) spreads the clients of a server that went away best; see "Exponential
-Backoff And Jitter", AWS Architecture Blog, 2015.
+Full jitter (a uniform draw from zero to the bound) spreads the clients of a server that went away best; see
+"Exponential Backoff And Jitter", AWS Architecture Blog, 2015.
 """
 
 from random import Random

@@ -65,15 +65,14 @@ class ChannelOrder(Generic[ItemT]):
         return self._release()
 
     def start(self, position: int | None = None) -> list[ItemT]:
-        """Begin after this seq; None: right before what has arrived first. Without effect when begun already."""
+        """Begin after this seq, but not behind what has arrived already; None: right before that. Without effect when
+        begun already."""
         if self.position is not None:
             return []
-        if position is None:
-            position = self._first_waiting() - 1 if self._held or self._own else 0
-        self.position = position
-        for seq in [seq for seq in self._held if seq <= position]:
-            del self._held[seq]
-        self._own = {seq for seq in self._own if seq > position}
+        if self._held or self._own:
+            before_first = self._first_waiting() - 1
+            position = before_first if position is None else min(position, before_first)
+        self.position = position or 0
         return self._release()
 
     def skip(self, seq: int) -> list[ItemT]:
@@ -81,16 +80,15 @@ class ChannelOrder(Generic[ItemT]):
         position = self.position
         if position is None or seq <= position:
             return []
-        released = [self._held.pop(each) for each in sorted(each for each in self._held if each <= seq)]
-        missing_count = seq - position - len(released)
-        if missing_count + len(self._holes) <= HOLES_LIMIT_COUNT + len(released):
-            self._remember_holes(position, seq, released)
-        self._own = {each for each in self._own if each > seq}
+        arrived = sorted(each for each in self._held if each <= seq)
+        known = {each for each in self._own if each <= seq}.union(arrived)
+        missing_count = seq - position - len(known)
+        if missing_count <= HOLES_LIMIT_COUNT - len(self._holes):
+            self._holes.update(each for each in range(position + 1, seq + 1) if each not in known)
+        released = [self._held.pop(each) for each in arrived]
+        self._own -= known
         self.position = seq
         return released + self._release()
-
-    def _remember_holes(self, position: int, seq: int, released: list[ItemT]) -> None:
-        raise NotImplementedError
 
     def _release(self) -> list[ItemT]:
         position = self.position

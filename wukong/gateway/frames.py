@@ -1,7 +1,7 @@
 """WebSocket frames of a server: client bytes in, their stream of data out, and the bytes to answer with (RFC 6455).
 
-A pure machine. Binary and text messages form one byte stream, whatever the client cuts them into: the protocol inside is
-told from its content, never from the opcode (wkproto.md, section 9). Fragments are put together, PING and CLOSE are
+A pure machine. Binary and text messages form one byte stream, whatever the client cuts them into: the protocol inside
+is told from its content, never from the opcode (wkproto.md, section 9). Fragments are put together, PING and CLOSE are
 answered. An empty reader holds no buffer.
 
 Why not a library: docs/design/gateway.md, "WebSocket".
@@ -69,20 +69,30 @@ class _Fault(Exception):
 
 
 class FrameReader:
-    """`receive_data` what arrived; it returns the data of the messages in it. Then take `replies` and look at `is_closed`.
+    """`receive_data` what arrived; it returns the data of the messages in it. Then look at `replies` and `is_closed`.
 
-    limit_bytes: largest message, all fragments together. A larger one ends with 1009 as soon as its header is there.
-    Bad frames end with 1002, text that is not UTF-8 with 1007; messages before them still come out. replies: answers
-    to PING and CLOSE, for the caller to write and to set back to b"". is_closed: the client closed, or broke the rules;
-    what follows is dropped. At most one CLOSE is ever answered with.
+    limit_bytes: largest message, all fragments together. replies: answers to PING and CLOSE, for the caller to write
+    and to set back to b"". is_closed: the client closed, or broke the rules; what follows is dropped. fault: None when
+    the client closed, else the code to close with: 1009 for a message over the limit as soon as its header is there,
+    1007 for text that is not UTF-8, 1002 for all other bad frames. Messages before a bad one still come out.
     """
 
-    __slots__ = ("_message", "_message_is_text", "_needed_bytes", "_partial", "is_closed", "limit_bytes", "replies")
+    __slots__ = (
+        "_message",
+        "_message_is_text",
+        "_needed_bytes",
+        "_partial",
+        "fault",
+        "is_closed",
+        "limit_bytes",
+        "replies",
+    )
 
     def __init__(self, *, limit_bytes: int) -> None:
         self.limit_bytes = limit_bytes
         self.replies = b""
         self.is_closed = False
+        self.fault: CloseCode | None = None
         # The start of a frame whose end has not come: at least _needed_bytes are wanted before looking at it again.
         self._partial: bytearray | None = None
         self._needed_bytes = 0
@@ -108,7 +118,7 @@ class FrameReader:
         try:
             self._read(data, pieces)
         except _Fault as fault:
-            self.replies += close_frame(fault.code)
+            self.fault = fault.code
             self._end()
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
@@ -161,7 +171,7 @@ class FrameReader:
     def _take(self, first: int, body: bytes, pieces: list[bytes]) -> None:
         """A text message, or a fragment."""
         message = self._message
-        if first == _CONTINUATION or first == _LAST_CONTINUATION:
+        if first in (_CONTINUATION, _LAST_CONTINUATION):
             if message is None:
                 raise _Fault(CloseCode.PROTOCOL_ERROR)
             message += body

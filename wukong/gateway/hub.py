@@ -1,4 +1,4 @@
-"""What the connections of one gateway share: the way to the use cases, the sessions by number, limits, timers, counters."""
+"""What the connections of one gateway share: the way to the use cases, sessions by number, limits, timers, counters."""
 
 import asyncio
 from collections import deque

@@ -19,8 +19,8 @@ class GatewayOptions(msgspec.Struct, frozen=True, kw_only=True):
     connections_limit: sockets at once; a further one is closed as soon as it is accepted.
     logins_in_progress_limit, logins_waiting_limit: logins asked for, and CONNECTs that wait for their turn; one more is
     closed unanswered (WebSocket 1013), its SDK comes again.
-    sends_in_flight_limit, sends_in_flight_bytes: SENDs of one session that have no SENDACK yet, and their payloads; then
-    its socket is not read until half of them have one.
+    sends_in_flight_limit, sends_in_flight_bytes: SENDs of one session that have no SENDACK yet, and their payloads;
+    then its socket is not read until half of them have one.
     outbound_limit_bytes: what waits to be written to one session, estimated; one that is over it does not read, and is
     closed (1013). It pulls what it missed when it comes back.
 
@@ -47,9 +47,6 @@ class GatewayOptions(msgspec.Struct, frozen=True, kw_only=True):
     slice_sessions_limit: int = 200
     direct_writes_limit: int = 4
 
-
-QUEUED_ITEM_BYTES = 64
-"""What an entry of a queue costs besides its content."""
 
 TRANSPORT_BUFFER_BYTES = 64 * KIB
 """Sealed bytes that a socket has not taken; beyond it frames wait unsealed, where they are shared between sessions."""

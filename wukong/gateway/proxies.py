@@ -43,7 +43,9 @@ class TrustedProxies:
                 return peer
             client = str(real)
         port = headers.get("x-real-port", "").strip()
-        return client, int(port) if port.isascii() and port.isdigit() and 0 < len(port) <= 5 and int(port) <= 0xFFFF else 0
+        return client, int(port) if port.isascii() and port.isdigit() and 0 < len(port) <= 5 and int(
+            port
+        ) <= 0xFFFF else 0
 
 
 def _address(text: str) -> IPv4Address | IPv6Address | None:

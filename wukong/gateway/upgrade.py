@@ -33,8 +33,8 @@ class UpgradeRefused(Exception):
 
 
 class UpgradeRequest(msgspec.Struct, frozen=True):
-    """A request that may be answered with `accept_response`. size_bytes: where the client's frames begin. headers: names
-    in lower case; values of equal names joined by a comma."""
+    """A request that may be answered with `accept_response`. size_bytes: where the client's frames begin. headers:
+    names in lower case; values of equal names joined by a comma."""
 
     size_bytes: int
     key: bytes
@@ -54,7 +54,9 @@ def read_request(data: bytes) -> UpgradeRequest | None:
         raise UpgradeRefused("400 Bad Request", "this is not an HTTP/1.1 request")
     headers = _read_headers(lines)
     if line[1] != b"GET" or line[3] == b"0":
-        raise UpgradeRefused("405 Method Not Allowed", "a WebSocket is opened with GET and HTTP/1.1", headers="Allow: GET\r\n")
+        raise UpgradeRefused(
+            "405 Method Not Allowed", "a WebSocket is opened with GET and HTTP/1.1", headers="Allow: GET\r\n"
+        )
     # Firefox says `keep-alive, Upgrade`.
     if "websocket" not in _tokens(headers, "upgrade") or "upgrade" not in _tokens(headers, "connection"):
         raise UpgradeRefused(

@@ -1,9 +1,8 @@
 """Timers of many connections without one timer each: a wheel of buckets, looked at tick by tick. Pure.
 
-An entry lies in the bucket of the tick in which it wants to be looked at; one that is due later than a turn of the wheel
-is looked at once a turn. Moving an entry on costs two set operations, so what happens on every read (an idle limit that
-starts again) does not touch the wheel at all: the entry is looked at when it would have been due, and says then when it
-really is.
+An entry lies in the bucket of the tick in which it wants to be looked at; one that is due later than a turn of the
+wheel is looked at once a turn. What happens on every read (an idle limit that starts again) does not touch the wheel at
+all: the entry is looked at when it would have been due, and says then when it really is.
 """
 
 from collections.abc import Iterator

@@ -12,7 +12,7 @@ from typing import Final
 from wukong.errors import FrameTooLarge, ProtocolError
 
 NESTING_LIMIT_COUNT: Final = 128
-"""Deepest nesting accepted."""
+"""Nesting that is always accepted. In one piece a few levels more may pass, the ones that are stepped over."""
 
 _STRING = rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"'
 
@@ -114,9 +114,10 @@ class JsonSplitter:
         closing = opening + 2  # in ASCII, for both kinds
         outside = _OUTSIDE_STRING[opening]
         size = len(data)
-        at = start + self._searched
-        depth = self._depth if self._searched else 0
-        in_string = self._in_string if self._searched else False
+        if self._searched:
+            at, depth, in_string = start + self._searched, self._depth, self._in_string
+        else:
+            at, depth, in_string = start + 1, 1, False
         while True:
             at = _end(_INSIDE_STRING if in_string else outside, data, at)
             if at == size:

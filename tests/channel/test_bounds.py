@@ -1,0 +1,145 @@
+"""Values that no row has room for: answered with reason 15, everything at the limit is done."""
+
+import pytest
+
+from tests.channel.slot import Slot
+from tests.channel.world import START_MS
+from wukong.channel.bounds import FITS
+from wukong.channel.commands import (
+    AdvanceCommands,
+    Append,
+    CloseSession,
+    Command,
+    Disband,
+    ForgetOutbox,
+    OpenSession,
+    Pack,
+    PutChannel,
+    PutCopy,
+    PutSettings,
+    QuitDevices,
+    RememberSync,
+    Reply,
+    SetToken,
+    StageMembers,
+    TakeSync,
+    UpdateChat,
+    UpdateList,
+    UpdateSystemUids,
+)
+from wukong.channel.copies import COPY_PAIR, COPY_SETTINGS, COPY_SYSTEM_UIDS, COPY_USER
+from wukong.channel.ids import ChannelId
+from wukong.channel.machine import _RULES
+from wukong.channel.state import Settings, encode
+
+OUT_OF_BOUNDS = Reply(15)
+
+
+def test_every_command_has_a_rule_and_bounds() -> None:
+    assert set(_RULES) == set(FITS) == set(Command.__args__)
+
+
+CHANNEL = ChannelId(2, "g")
+LONG = "y" * 32_768
+LONGEST = "用" * 10_922  # 32,766 bytes
+PAIR = f"{LONGEST}@{LONGEST}"
+GOOD_PAIR = ["a@b", "a", ""]
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        Append(ChannelId(256, "g"), False, "u", b""),
+        Append(ChannelId(-1, "g"), False, "u", b""),
+        Append(ChannelId(2, LONG + "@" + LONG), False, "u", b""),
+        Append(CHANNEL, False, LONG, b""),
+        Append(CHANNEL, False, "u", b"", LONG),
+        Append(CHANNEL, False, "u", b"", topic=LONG),
+        Append(CHANNEL, False, "u", b"", flags=16),
+        Append(CHANNEL, False, "u", b"", setting=256),
+        Append(CHANNEL, False, "u", b"", expire=1 << 32),
+        Append(CHANNEL, False, "u", b"", expire=-1),
+        Append(CHANNEL, False, "u", b"", session=-1),
+        Append(CHANNEL, False, "u", b"", recipients=["a", LONG]),
+        PutChannel(CHANNEL, None, [LONG]),
+        PutChannel(CHANNEL, None, [], True, -1),
+        StageMembers(CHANNEL, 0, ["a"]),
+        StageMembers(CHANNEL, 1 << 63, ["a"]),
+        Disband(ChannelId(300, "g")),
+        UpdateList(CHANNEL, 2, 0, ["a"]),
+        UpdateList(CHANNEL, 0, 4, ["a"]),
+        UpdateList(CHANNEL, 0, -1, ["a"]),
+        UpdateChat(CHANNEL, "a", 3),
+        AdvanceCommands(CHANNEL, "a", -1),
+        AdvanceCommands(CHANNEL, "a", 1 << 63),
+        SetToken("a", 256, b"", 0),
+        SetToken("a", 0, b"", -1),
+        QuitDevices("a", [0, -1]),
+        OpenSession("a", -1, 0, "d", b""),
+        OpenSession("a", 1, 256, "d", b""),
+        CloseSession("a", 1 << 63),
+        RememberSync("a", [(ChannelId(-1, "g"), 1)]),
+        RememberSync("a", [(CHANNEL, -1)]),
+        TakeSync(LONG),
+        PutSettings(b""),
+        PutSettings(encode({"token_auth_on": 3})),
+        PutSettings(encode(Settings(idempotency_retention_ms=-1))),
+        PutSettings(encode(Settings(no_persist_idempotency_retention_ms=1 << 62))),
+        UpdateSystemUids(2, ["a"]),
+        UpdateSystemUids(0, [LONG]),
+        PutCopy(0, 1, [], b""),
+        PutCopy(5, 1, [], b""),
+        PutCopy(COPY_USER, 1, [], b"\x01"),
+        PutCopy(COPY_USER, 1, ["a"], b""),
+        PutCopy(COPY_USER, -1, ["a"], b"\x01"),
+        PutCopy(COPY_PAIR, 1, ["a@b", "a"], b"\x01"),
+        PutCopy(COPY_PAIR, 1, GOOD_PAIR, b""),
+        PutCopy(COPY_PAIR, 1, GOOD_PAIR, b"\x01\x01"),
+        PutCopy(COPY_SETTINGS, 1, [], b"\xc1"),
+        PutCopy(COPY_SYSTEM_UIDS, 1, [], encode("a")),
+        PutCopy(COPY_SYSTEM_UIDS, 1, [], encode([LONG])),
+        ForgetOutbox([1, -1]),
+    ],
+)
+def test_a_command_out_of_bounds_is_answered_with_reason_15_and_changes_nothing(command: Command) -> None:
+    slot = Slot()
+    slot.apply(Pack(1, 5, 1, 0, START_MS, [PutChannel(CHANNEL, None, ["a"])]))
+    slot.state.effects.clear()
+    before = slot.rows()
+    assert slot.apply(Pack(1, 5, 2, 0, START_MS, [command])).replies == [OUT_OF_BOUNDS]
+    assert not slot.state.effects
+    after = slot.rows()
+    assert {key for key in after.keys() | before.keys() if after.get(key) != before.get(key)} == {b"S\x00\x01"}
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        Append(
+            ChannelId(255, LONGEST), True, LONGEST, b"", LONGEST, 15, 255, (1 << 32) - 1, LONGEST, (1 << 63) - 1, True
+        ),
+        Append(CHANNEL, False, "", b"", recipients=[LONGEST, ""], trusted=True),
+        PutChannel(ChannelId(0, ""), None, [LONGEST], True, (1 << 63) - 1),
+        SetToken(LONGEST, 255, b"x" * 300, 255),
+        OpenSession(LONGEST, (1 << 63) - 1, 255, LONGEST, b""),
+        UpdateChat(CHANNEL, LONGEST, 2, -(1 << 63)),
+        AdvanceCommands(CHANNEL, LONGEST, (1 << 63) - 1),
+        PutCopy(COPY_PAIR, (1 << 63) - 1, [PAIR, LONGEST, LONGEST], b"\xff"),
+    ],
+)
+def test_a_command_at_its_bounds_is_done(command: Command) -> None:
+    slot = Slot()
+    (reply,) = slot.apply(Pack(0xFFFF, (1 << 63) - 1, 1, 0, START_MS, [command])).replies
+    assert reply.reason == 1
+    slot.restart()
+
+
+@pytest.mark.parametrize(
+    ("node", "incarnation", "first"), [(-1, 1, 1), (65_536, 1, 1), (1, -1, 1), (1, 1 << 63, 1), (1, 1, 0), (1, 1, -5)]
+)
+def test_a_pack_out_of_bounds_is_fenced_and_changes_nothing(node: int, incarnation: int, first: int) -> None:
+    slot = Slot()
+    before = slot.rows()
+    outcome = slot.apply(Pack(node, incarnation, first, 0, START_MS, [PutChannel(CHANNEL)]))
+    assert outcome.fenced and not outcome.replies
+    assert slot.rows() == before and not slot.state.streams
