@@ -35,7 +35,7 @@ def change(op: int, unread: int = 0, uid: str = "u") -> Command:
     return UpdateChat(GROUP, uid, op, unread)
 
 
-def slot_after(*commands: Command, **settings: object) -> Slot:
+def slot_after(*commands: Command, **settings: Any) -> Slot:
     slot = Slot(**settings)
     for command in commands:
         slot.do(command)

@@ -18,6 +18,7 @@ from tests.channel.world import (
 from wukong.channel.commands import (
     Append,
     CloseSession,
+    Command,
     Hello,
     OpenSession,
     Pack,
@@ -137,7 +138,7 @@ def test_an_old_settling_does_not_bring_replies_back() -> None:
 def test_an_origin_that_never_settles_keeps_a_limited_number_of_replies() -> None:
     slot = Slot()
     count = MAX_OPEN_REPLIES + 10
-    commands = [CloseSession("u", 1)] * count
+    commands: list[Command] = [CloseSession("u", 1)] * count
     slot.apply(Pack(1, 7, 1, 0, START_MS, commands))
     assert len(slot.state.streams[1].replies) == MAX_OPEN_REPLIES
     assert [r.reason for r in slot.apply(Pack(1, 7, 10, 0, START_MS, commands[:2])).replies] == [0, 1]

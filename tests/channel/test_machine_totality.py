@@ -50,7 +50,7 @@ VALUES = st.one_of(
     st.binary(max_size=3),
     st.sampled_from([b"\x00", b"\x03", encode(["a", "b"]), encode([1]), encode("a"), b"\x81"]),
     st.builds(
-        lambda *fields: encode(msgspec.structs.replace(Settings(), **dict(fields))),  # type: ignore[call-arg]
+        lambda *fields: encode(msgspec.structs.replace(Settings(), **dict(fields))),
         st.tuples(st.just("idempotency_retention_ms"), NUMBERS),
         st.tuples(st.just("no_persist_idempotency_retention_ms"), NUMBERS),
         st.tuples(st.sampled_from(["system_uid", "visitors_suffix"]), TEXTS),

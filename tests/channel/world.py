@@ -433,14 +433,15 @@ def random_steps(random: Random, count: int) -> list[Step]:
     appends: list[Append] = []
     while len(steps) < count:
         step = _random_step(random)
-        if isinstance(step.command, Append):
+        command = step.command
+        if isinstance(command, Append):
             # Senders repeat themselves: the same message again, or the same number with something else.
             if appends and random.random() < 0.15:
-                again = random.choice(appends[-8:])
+                command = random.choice(appends[-8:])
                 if random.random() < 0.3:
-                    again = msgspec.structs.replace(again, payload=b"else", flags=random.randrange(2))
-                step = step._replace(command=again)
-            appends.append(step.command)
+                    command = msgspec.structs.replace(command, payload=b"else", flags=random.randrange(2))
+                step = step._replace(command=command)
+            appends.append(command)
         steps.append(step)
     return steps
 

@@ -349,6 +349,15 @@ def test_a_broken_or_second_proxy_header_closes(header: bytes) -> None:
     broken(Connection(PLAIN, proxy_allowed=True).receive_data(header + encode(connect(), 5)))
 
 
+@pytest.mark.parametrize("between", [b"", b"\r"])
+def test_a_second_proxy_header_in_a_later_read_closes(between: bytes) -> None:
+    connection = Connection(PLAIN, proxy_allowed=True)
+    assert connection.receive_data(V1) == []
+    assert connection.receive_data(between) == []
+    broken(connection.receive_data(V2.removeprefix(between)))
+    assert connection.proxy_source == SOURCE
+
+
 def test_blank_lines_before_json_are_no_proxy_header() -> None:
     connection = Connection(PLAIN, proxy_allowed=True)
     assert connection.receive_data(b"\r\n\r") == []
@@ -672,7 +681,7 @@ def test_wrong_json_messages_before_login_are_answered_in_limited_numbers_per_ca
 
 
 @pytest.mark.parametrize("login", [logged_in_json, lambda: Connection(SEALED)])
-@pytest.mark.parametrize("text", [b"{not json}", b'{"a":tru}', b'{"a":1}}', b'{"a":1} x', b"{not jso", b"{]}"])
+@pytest.mark.parametrize("text", [b"{not json}", b'{"a":yes}', b'{"a":1}}', b'{"a":1} x', b"{not jso", b"{]}"])
 def test_text_that_is_not_json_closes(login: Callable[[], Connection], text: bytes) -> None:
     connection = login()
     broken(connection.receive_data(text))

@@ -130,7 +130,7 @@ def test_an_envelope_has_its_id_if_it_is_a_string() -> None:
         b"",
         b"{",
         b"{1:2}",
-        b'{"a":tru}',
+        b'{"a":yes}',
         b'{"a":01}',
         b'{"a":NaN}',
         b'{"a":-Infinity}',

@@ -147,6 +147,8 @@ def test_views_differ_in_what_their_receivers_see_and_are_made_once() -> None:
     to_peer = shared.view("alice", "alice", 1, RED_DOT)
     to_self = shared.view("alice", "bob", 1, 0)
     assert shared.view("alice", "alice", 1, RED_DOT) is to_peer
+    assert read(shared.view("alice", "alice", 1, 0).frame(5, None), 5).flags == 0
+    assert read(shared.view("alice", "alice", 2, 0).frame(5, None), 5).channel_type == 2
     peer, own = read(to_peer.frame(5, None), 5), read(to_self.frame(5, None), 5)
     assert (peer.channel_id, peer.flags) == ("alice", RED_DOT)
     assert (own.channel_id, own.flags) == ("bob", 0)

@@ -42,19 +42,17 @@ from wukong.client.outbox import Outbox, Outgoing
 from wukong.client.resync import Resync, Start
 from wukong.client.sync import CommandProvider, SyncProvider
 from wukong.client.transport import split_address
-from wukong.client.wire import Received, Unreadable, WireEvent
+from wukong.client.wire import ClientWire, Received, Unreadable, WireEvent
 from wukong.errors import ProtocolError
 from wukong.limits import MAX_PAYLOAD_BYTES
-from wukong.protocol.codec import EncodeError, encode
+from wukong.protocol.codec import EncodeError
 from wukong.protocol.packets import (
-    LATEST_VERSION,
     NO_PERSIST,
     RED_DOT,
     SYNC_ONCE,
     DeviceFlag,
     Disconnect,
     Event,
-    Send,
     Sendack,
 )
 from wukong.protocol.reasons import ReasonCode
@@ -358,31 +356,20 @@ class Client:
             raise SendTimeout(timeout, client_msg_no) from None
 
     async def _exchange(self, outgoing: Outgoing) -> Sent:
-        _check_fits(outgoing)
+        try:
+            # Now, rather than in the supervisor when the SEND is repeated.
+            _frame_of(_PLAIN_WIRE, outgoing)
+        except EncodeError as fault:
+            raise ValueError(str(fault)) from None
         self._outbox.add(outgoing)
         # A reader that waits for room reads on while there are SENDs without an answer.
         self._inbox.nudge()
         if self._link is not None:
-            self._write_send(self._link, outgoing)
+            self._link.write(_frame_of(self._link.wire, outgoing))
         try:
             return await outgoing.answer
         finally:
             self._outbox.abandon(outgoing)
-
-    def _write_send(self, link: Link, outgoing: Outgoing) -> None:
-        link.write(
-            link.wire.send_frame(
-                client_seq=outgoing.client_seq,
-                client_msg_no=outgoing.client_msg_no,
-                channel_id=outgoing.channel_id,
-                channel_type=outgoing.channel_type,
-                payload=outgoing.payload,
-                flags=outgoing.flags,
-                setting=outgoing.setting,
-                expire=outgoing.expire,
-                topic=outgoing.topic,
-            )
-        )
 
     def _raise_if_ended(self) -> None:
         if self._state is None:
@@ -476,7 +463,7 @@ class Client:
         """Run one connection to its end; the passing error that ended it. Raises final ones."""
         self._link = link
         for outgoing in self._outbox.pending():
-            self._write_send(link, outgoing)
+            link.write(_frame_of(link.wire, outgoing))
         try:
             async with asyncio.TaskGroup() as tasks:
                 self._resync.attach(tasks)
@@ -583,24 +570,21 @@ class Client:
         self._resync.gap(key)
 
 
-def _check_fits(outgoing: Outgoing) -> None:
-    """Raises ValueError now, rather than in the supervisor when the SEND is repeated."""
-    try:
-        encode(
-            Send(
-                flags=outgoing.flags,
-                setting=outgoing.setting,
-                client_seq=outgoing.client_seq,
-                client_msg_no=outgoing.client_msg_no,
-                channel_id=outgoing.channel_id,
-                channel_type=outgoing.channel_type,
-                expire=outgoing.expire,
-                topic=outgoing.topic,
-            ),
-            LATEST_VERSION,
-        )
-    except EncodeError as fault:
-        raise ValueError(str(fault)) from None
+def _frame_of(wire: ClientWire, outgoing: Outgoing) -> bytes:
+    return wire.send_frame(
+        client_seq=outgoing.client_seq,
+        client_msg_no=outgoing.client_msg_no,
+        channel_id=outgoing.channel_id,
+        channel_type=outgoing.channel_type,
+        payload=outgoing.payload,
+        flags=outgoing.flags,
+        setting=outgoing.setting,
+        expire=outgoing.expire,
+        topic=outgoing.topic,
+    )
+
+
+_PLAIN_WIRE: Final = ClientWire(handshake=None)
 
 
 def _cause(group: BaseExceptionGroup[Exception]) -> Exception:

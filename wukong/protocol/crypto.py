@@ -6,9 +6,8 @@ the block before into the next one, hence the first block is mixed with (IV xor 
 decryption the IV is put in front of the ciphertext and the block that comes of it is thrown away.
 """
 
-from base64 import b64decode, b64encode
-from binascii import Error as Base64Error
-from binascii import a2b_base64, b2a_base64
+from base64 import b64encode
+from binascii import b2a_base64
 from collections.abc import Callable
 from hashlib import md5
 from typing import Final
@@ -19,6 +18,7 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X
 from cryptography.hazmat.primitives.ciphers import algorithms, modes
 
 from wukong.errors import ProtocolError
+from wukong.protocol.base64_text import decode_base64
 from wukong.protocol.reasons import ReasonCode
 
 KEY_BYTES: Final = 16
@@ -84,8 +84,8 @@ class Cipher:
     def unseal(self, wire: bytes) -> bytes:
         """The plaintext. Raises PayloadError for bad base64, anything but whole blocks, bad padding."""
         try:
-            sealed = a2b_base64(wire, strict_mode=True)
-        except Base64Error as fault:
+            sealed = decode_base64(wire)
+        except ValueError as fault:
             raise PayloadError(f"payload is not base64: {fault}") from None
         if len(sealed) % BLOCK_BYTES or not sealed:
             raise PayloadError(f"sealed payload of {len(sealed)} bytes is not a whole number of blocks")
@@ -232,8 +232,8 @@ def _agree(private: X25519PrivateKey, peer_key: str, salt: str) -> Cipher:
     try:
         iv = salt.encode("ascii")
         # The first 32 bytes count, whatever follows (wkproto.md, 6.1).
-        public = b64decode(peer_key, validate=True)[:PUBLIC_KEY_BYTES]
-        # ValueError: not base64, not ASCII, too short, or a secret of zeros (low-order point).
+        public = decode_base64(peer_key.encode())[:PUBLIC_KEY_BYTES]
+        # ValueError: not base64, too short, or a secret of zeros (low-order point).
         shared_secret = private.exchange(X25519PublicKey.from_public_bytes(public))
         return Cipher(derive_key(shared_secret), iv)
     except ValueError as fault:

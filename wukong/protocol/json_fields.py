@@ -8,14 +8,13 @@ raises JsonRpcError: it is answered with an error, and the connection goes on.
 """
 
 import json
-from binascii import Error as Base64Error
-from binascii import a2b_base64
 from typing import Any, Final, NoReturn
 
 import msgspec
 from msgspec import Raw
 
 from wukong.errors import ProtocolError, WukongError
+from wukong.protocol.base64_text import decode_base64
 from wukong.protocol.codec import TEXT_LIMIT_BYTES
 from wukong.protocol.packets import (
     DUP,
@@ -166,8 +165,8 @@ class Fields:
             text.decode()  # the parser has checked a Raw's grammar, but not its UTF-8
             return text, True
         try:
-            return a2b_base64(_decode_text(text).encode(), strict_mode=True), False
-        except Base64Error:
+            return decode_base64(_decode_text(text).encode()), False
+        except ValueError:
             self._refuse("payload", "not base64")
 
     def _refuse(self, name: str, fault: str) -> NoReturn:

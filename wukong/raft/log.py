@@ -293,6 +293,8 @@ class GroupLog(list[Entry]):
         elif kind == HARD_STATE:
             self.term, self.vote = term, index
         elif kind == TRIM:
+            if self.intent is not None and self.intent.index <= index:
+                self.intent = None
             position = index - self[0][1]
             if position >= len(self) or (position == 0 and self._floating):
                 tail = self[1:] if position == 0 else []

@@ -66,10 +66,11 @@ class Conversations:
     ) -> list[ConversationShape]:
         """Conversations that have something to show, newest message first.
 
-        last_seqs: (channel id as the user sees it, type) -> seq the client has; only newer messages count. unread_only:
-        where the client named none, only messages above the read position. exclude_types: not these, unless named in
-        last_seqs. page: from 1; 0 gives the newest user_max_count. msg_count: recents of each, at most MAX_RECENTS; below
-        1 the answer is empty (http-api.md 21, no 37)."""
+        last_seqs: (channel id as the user sees it, type) -> seq the client has; only newer messages count.
+        unread_only: where the client named none, only messages above the read position.
+        exclude_types: not these, unless named in last_seqs.
+        page: from 1; 0 gives the newest user_max_count.
+        msg_count: recents of each, at most MAX_RECENTS; below 1 the answer is empty (http-api.md 21, no 37)."""
         if msg_count < 1:
             return []
         check_id(uid)
@@ -109,8 +110,8 @@ class Conversations:
     async def of_channels(
         self, uid: str, channels: list[tuple[str, int]], *, msg_count: int
     ) -> list[ConversationShape]:
-        """One conversation per channel as the user names it, in order, also where there is none; deletion does not count
-        here. msg_count below 1: DEFAULT_RECENTS. Raises RequestRefused for more than MAX_CHANNELS_ASKED."""
+        """One conversation per channel as the user names it, in order, also where there is none; deletion does not
+        count here. msg_count below 1: DEFAULT_RECENTS. Raises RequestRefused for more than MAX_CHANNELS_ASKED."""
         if len(channels) > MAX_CHANNELS_ASKED:
             raise RequestRefused(f"{len(channels)} channels asked for; the limit is {MAX_CHANNELS_ASKED}")
         named = [(shown, self._channel(shown, kind, uid)) for shown, kind in channels]

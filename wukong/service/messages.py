@@ -249,8 +249,8 @@ class Messages:
     async def find(
         self, twin: Twin, *, seqs: list[int], message_ids: list[int], client_msg_nos: list[str]
     ) -> list[Message]:
-        """The messages asked for, by seq, then by id, then by number, each in the order asked; what is not there is left
-        out. Raises RequestRefused for more than MAX_HISTORY_MESSAGES keys."""
+        """The messages asked for, by seq, then by id, then by number, each in the order asked; what is not there is
+        left out. Raises RequestRefused for more than MAX_HISTORY_MESSAGES keys."""
         keys = len(seqs) + len(message_ids) + len(client_msg_nos)
         if keys > MAX_HISTORY_MESSAGES:
             raise RequestRefused(f"{keys} messages asked for; the limit is {MAX_HISTORY_MESSAGES}")

@@ -45,7 +45,7 @@ class Replica:
         return self._node.states[0].settings
 
     async def change(self, routing_key: str, command: Command) -> Reply:
-        """Carry out a command in the slot of a key. Raises Unavailable, and RequestRefused for what no slot can hold."""
+        """Carry out a command in the slot of a key. Raises Unavailable, and RequestRefused for what no slot holds."""
         return await self.change_slot(self._node.slot(routing_key), command)
 
     async def change_slot(self, slot: int, command: Command) -> Reply:

@@ -45,7 +45,7 @@ class MessageShape(msgspec.Struct, frozen=True, gc=False):
 
 
 class ConversationShape(msgspec.Struct, frozen=True, gc=False):
-    """recents: newest first. version: the newest message's second in nanoseconds, or the time of the record's change."""
+    """recents: newest first. version: the newest message's second in nanoseconds, or when the record changed."""
 
     channel_id: str
     channel_type: int

@@ -66,7 +66,7 @@ class Users:
         return [uid for uid in system_uids(self._replica.slot_now(_SYSTEM_SLOT)) if uid != built_in]
 
     async def add_system_uids(self, uids: list[str]) -> None:
-        """In force everywhere when this returns. Raises RequestRefused when there would be more than the limits allow."""
+        """In force everywhere when this returns. Raises RequestRefused for more than the limits allow."""
         wanted = await distinct(uids)
         added = _bytes(wanted)
         if added > COMMAND_IDS_BYTES:

@@ -1,0 +1,206 @@
+"""The log in memory: what it holds, what it tells the disk, and that the disk's records build it again."""
+
+import random
+
+import pytest
+
+from wukong.raft.log import (
+    ENTRY,
+    HARD_STATE,
+    INSTALL,
+    MEMBERS,
+    RESET,
+    TRIM,
+    TRUNCATE,
+    Change,
+    GroupLog,
+    Record,
+    Snapshot,
+    decode_change,
+    encode_change,
+)
+
+
+def filled(last: int, term: int = 1) -> GroupLog:
+    log = GroupLog(0)
+    log.set_members((1, 2, 3))
+    for index in range(2, last + 1):
+        log.add(b"\x00%d" % index, index, term)
+    return log
+
+
+def rebuilt(records: list[Record]) -> GroupLog:
+    log = GroupLog(0)
+    for record in records:
+        log.replay(record)
+    log.end_replay()
+    return log
+
+
+def same(a: GroupLog, b: GroupLog) -> bool:
+    def facts(log: GroupLog) -> tuple[object, ...]:
+        return (list(log), log.term, log.vote, log.members, log.voters(), log.entry_bytes, log.intent)
+
+    return facts(a) == facts(b)
+
+
+def test_a_new_log_holds_only_the_agreed_first_entry() -> None:
+    log = GroupLog(0)
+    assert (log.base_index, log.last_index, log.last_term, len(log)) == (1, 1, 0, 1)
+    assert log.voters() == ()
+
+
+def test_entries_follow_each_other_without_gaps() -> None:
+    log = filled(3)
+    for index in (3, 5):
+        with pytest.raises(AssertionError, match="does not follow"):
+            log.add(b"\x00", index, 1)
+    with pytest.raises(AssertionError):
+        log.add(b"", 4, 1)
+
+
+def test_terms_are_known_from_the_base_to_the_end() -> None:
+    log = filled(5)
+    log.trim(3)
+    assert [log.term_at(index) for index in range(2, 7)] == [None, 1, 1, 1, None]
+
+
+def test_entries_are_read_up_to_a_size_but_at_least_one() -> None:
+    log = filled(9)
+    assert [entry[1] for entry in log.entries_from(4, 4)] == [4, 5]
+    assert [entry[1] for entry in log.entries_from(4, 0)] == [4]
+    assert log.entries_from(10, 100) == []
+
+
+def test_a_truncated_entry_is_not_durable_though_its_first_version_was_written() -> None:
+    log = filled(5)
+    log.take_records()
+    under_way = log.seq
+    log.deleteEntriesFrom(3)  # index 4 on
+    log.add(b"\x00new", 4, 2)
+    log.mark_durable(under_way)
+    assert log.durable_index == 3
+    log.take_records()
+    log.mark_durable(log.seq)
+    assert log.durable_index == 4
+
+
+def test_the_same_term_and_vote_leave_no_record() -> None:
+    log = GroupLog(0)
+    log.setCurrentTerm(3, 2)
+    log.setCurrentTerm(3, 2)
+    assert log.take_records() == [Record(HARD_STATE, 0, 2, 3, b"")]
+    assert (log.getCurrentTerm(), log.getVotedForNodeId()) == (3, 2)
+    log.setCurrentTerm(4, None)
+    assert log.getVotedForNodeId() is None
+
+
+def test_trimming_remembers_the_members_and_only_what_is_behind_the_base() -> None:
+    log = filled(3)
+    log.add(encode_change(Change("add", 9)), 4, 1)
+    log.add(b"\x00tail", 5, 1)
+    log.take_records()
+    log.trim(4)
+    assert [record.kind for record in log.take_records()] == [TRIM, MEMBERS]
+    assert log.members == log.voters() == (1, 2, 3, 9)
+    assert log.entry_bytes == 5
+    log.trim(2)
+    assert log.base_index == 4
+    with pytest.raises(AssertionError, match="behind the end"):
+        log.trim(6)
+
+
+def test_a_snapshot_replaces_a_log_that_does_not_agree_with_it() -> None:
+    log = filled(5)
+    log.finish_install(Snapshot(4, 2, (1, 2)))
+    assert [(index, term) for _, index, term in log] == [(4, 2)]
+    assert log.durable_index == 4
+
+
+def test_changes_survive_their_encoding_and_nothing_else_passes() -> None:
+    assert decode_change(encode_change(Change("rem", 12))) == Change("rem", 12)
+    assert decode_change(b"\x00\x92") is None
+    for bad in (b"\x02", b"\x02\x92\xa3add\xa1x", b"\x02\x92\xa3xxx\x01", b"\x02\x01"):
+        with pytest.raises(ValueError):
+            decode_change(bad)
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_replaying_the_records_builds_the_same_log(seed: int) -> None:
+    rng = random.Random(seed)
+    log = GroupLog(0)
+    log.set_members((1, 2, 3))
+    records: list[Record] = []
+    term = 1
+    for _ in range(120):
+        draw = rng.random()
+        if draw < 0.6:
+            log.add(b"\x00" + rng.randbytes(rng.randint(0, 9)), log.last_index + 1, term)
+        elif draw < 0.68 and len(log) > 1:
+            log.deleteEntriesFrom(rng.randint(1, len(log) - 1))
+            term += 1
+        elif draw < 0.76:
+            log.trim(rng.randint(log.base_index, log.last_index))
+        elif draw < 0.84:
+            term = max(term, log.term) + 1
+            log.setCurrentTerm(term, rng.choice((None, 1, 2)))
+        elif draw < 0.9:
+            log.add(encode_change(Change(rng.choice(("add", "rem")), rng.randint(1, 6))), log.last_index + 1, term)
+        elif draw < 0.93:
+            snapshot = Snapshot(log.last_index + rng.randint(-1, 5), term, (1, 2))
+            if snapshot.index > log.base_index:
+                log.begin_install(snapshot)
+                log.finish_install(snapshot)
+        if rng.random() < 0.2:
+            records += log.take_records()
+            assert same(rebuilt(records), log)
+        if rng.random() < 0.05:  # a new segment repeats everything, and the older ones go
+            records += log.take_records()
+            records = log.state_records(entries=True)
+            assert same(rebuilt(records), log)
+    records += log.take_records()
+    assert same(rebuilt(records), log)
+    print("seed", seed)
+
+
+def test_a_gap_is_accepted_only_if_a_later_trim_point_covers_it() -> None:
+    entries = [Record(ENTRY, 0, index, 1, b"\x00") for index in (7, 8, 9)]
+    with pytest.raises(ValueError, match="before 7 are missing"):
+        rebuilt(entries)
+    with pytest.raises(ValueError, match="missing"):
+        rebuilt([*entries, Record(TRIM, 0, 5, 1, b"")])
+    for at in (6, 8):
+        log = rebuilt([*entries, Record(TRIM, 0, at, 1, b"")])
+        assert (log.base_index, log.last_index, log.term_at(at)) == (at, 9, 1)
+    log = rebuilt(
+        [*entries, Record(TRUNCATE, 0, 4, 0, b""), Record(ENTRY, 0, 4, 2, b"\x00"), Record(TRIM, 0, 4, 2, b"")]
+    )
+    assert (log.base_index, log.last_index) == (4, 4)
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        Record(TRUNCATE, 0, 3, 0, b""),
+        Record(TRIM, 0, 5, 9, b""),
+        Record(ENTRY, 0, 7, 1, b""),
+        Record(MEMBERS, 0, 1, 0, b"\x81\x01\x01"),
+        Record(99, 0, 1, 0, b""),
+    ],
+)
+def test_records_that_contradict_the_log_are_refused(record: Record) -> None:
+    log = rebuilt([Record(RESET, 0, 3, 1, b""), *[Record(ENTRY, 0, index, 1, b"\x00") for index in (4, 5, 6)]])
+    with pytest.raises(ValueError):
+        log.replay(record)
+
+
+def test_an_intent_is_kept_until_the_log_was_reset() -> None:
+    log = filled(3)
+    log.begin_install(Snapshot(40, 2, (1, 2)))
+    records = log.take_records()
+    assert records[-1].kind == INSTALL
+    again = rebuilt(records)
+    assert again.intent == Snapshot(40, 2, (1, 2))
+    assert rebuilt(again.state_records(entries=True)).intent == again.intent
+    log.finish_install(Snapshot(40, 2, (1, 2)))
+    assert rebuilt(records + log.take_records()).intent is None

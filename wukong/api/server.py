@@ -1,0 +1,178 @@
+"""The HTTP API: one aiohttp application with all routes, and a listener around it.
+
+What is common to all routes is in `_Gate`: the manager token, CORS, limits, and how errors become answers. Handlers
+only know their own route. http-api.md section 2.
+"""
+
+import hmac
+import logging
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterable
+
+import msgspec
+from aiohttp import web
+
+from wukong.api import answers
+from wukong.api.body import BodyError
+from wukong.api.channels import ChannelRoutes
+from wukong.api.conversations import ConversationRoutes
+from wukong.api.messages import MessageRoutes
+from wukong.api.metrics import COUNTER, GAUGE, Figure, MetricsRoutes, registry_of
+from wukong.api.system import Addresses, SystemRoutes
+from wukong.api.users import UserRoutes
+from wukong.errors import RequestRefused, Unavailable
+from wukong.limits import DEFAULT_HTTP_BODY_BYTES
+from wukong.service.usecases import UseCases
+
+log = logging.getLogger(__name__)
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+_BACKLOG = 1_024
+_STOP_TIMEOUT_S = 3.0
+_NO_ADDRESSES = Addresses()
+
+
+def _healthy() -> str:
+    return ""
+
+
+class ApiOptions(msgspec.Struct, frozen=True, kw_only=True):
+    """manager_token: if not blank, every request needs it in the header `token`.
+
+    body_limit_bytes: a larger body is refused with 413, unread where its length is told.
+    requests_limit: requests being answered at once; a further one gets 503.
+    health: "" while this node serves, or why it does not.
+    figures: what GET /metrics shows besides the process and the API's own."""
+
+    manager_token: str = ""
+    body_limit_bytes: int = DEFAULT_HTTP_BODY_BYTES
+    requests_limit: int = 1_024
+    command_sync_off: bool = False
+    addresses: Addresses = _NO_ADDRESSES
+    manager_uid: str = "____manager"
+    manager_on: bool = False
+    health: Callable[[], str] = _healthy
+    figures: tuple[Figure, ...] = ()
+
+
+class _Gate:
+    """Around every handler."""
+
+    def __init__(self, options: ApiOptions) -> None:
+        self._token = options.manager_token.strip().encode()
+        self._body_limit_bytes = options.body_limit_bytes
+        self._requests_limit = options.requests_limit
+        self._open = 0
+        self.answered: Counter[tuple[str, ...]] = Counter()
+
+    @property
+    def open(self) -> int:
+        """Requests being answered."""
+        return self._open
+
+    async def handle(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        if self._open >= self._requests_limit:
+            response: web.StreamResponse = answers.refused("too many requests at once; try again", http_status=503)
+        else:
+            self._open += 1
+            try:
+                response = await self._answer(request, handler)
+            finally:
+                self._open -= 1
+        resource = request.match_info.route.resource
+        # Labels must not grow with what clients make up: unknown paths are one.
+        self.answered[resource.canonical if resource is not None else "other", str(response.status)] += 1
+        return response
+
+    async def _answer(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        if self._token and not self._has_token(request):
+            return web.Response(status=401)
+        if request.method == "OPTIONS":
+            return web.Response(status=204, headers=answers.CORS_HEADERS)
+        if (request.content_length or 0) > self._body_limit_bytes:
+            return self._too_large()
+        try:
+            return await handler(request)
+        except BodyError as error:
+            return answers.refused(error.text)
+        except RequestRefused as refusal:
+            return answers.refused(refusal.text, http_status=refusal.status, code=refusal.code)
+        except Unavailable as error:
+            return answers.refused(str(error), http_status=503)
+        except web.HTTPRequestEntityTooLarge:
+            return self._too_large()
+        except (web.HTTPNotFound, web.HTTPMethodNotAllowed):
+            return answers.not_found()
+        except Exception:
+            log.exception("%s %s", request.method, request.path)
+            return answers.refused("internal error", http_status=500)
+
+    def _has_token(self, request: web.Request) -> bool:
+        given = request.headers.get("token", "").encode("utf-8", "surrogateescape")
+        return hmac.compare_digest(given, self._token)
+
+    def _too_large(self) -> web.Response:
+        return answers.refused(f"the body is over the limit of {self._body_limit_bytes} bytes", http_status=413)
+
+    def figures(self) -> list[Figure]:
+        return [
+            Figure("wukong_http_requests", "Requests answered.", COUNTER, lambda: self.answered, ("route", "status")),
+            Figure("wukong_http_requests_open", "Requests being answered.", GAUGE, lambda: self._open),
+        ]
+
+
+def build_app(use_cases: UseCases, options: ApiOptions, *, more_routes: Iterable[web.RouteDef] = ()) -> web.Application:
+    """The application with every route of this node's API. more_routes: of parts that are not always there."""
+    gate = _Gate(options)
+
+    @web.middleware
+    async def middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
+        return await gate.handle(request, handler)
+
+    app = web.Application(middlewares=[middleware], client_max_size=options.body_limit_bytes)
+    replica = use_cases.replica
+    app.add_routes(
+        [
+            *SystemRoutes(
+                use_cases.overview,
+                health=options.health,
+                addresses=options.addresses,
+                manager_uid=options.manager_uid,
+                manager_on=options.manager_on,
+                token_required=bool(options.manager_token.strip()),
+            ).routes(),
+            *UserRoutes(use_cases.users, replica).routes(),
+            *ChannelRoutes(use_cases.channels).routes(),
+            *MessageRoutes(
+                use_cases.messages, use_cases.command_sync, replica, command_sync_off=options.command_sync_off
+            ).routes(),
+            *ConversationRoutes(use_cases.conversations).routes(),
+            *MetricsRoutes(registry_of([*options.figures, *gate.figures()])).routes(),
+            *more_routes,
+        ]
+    )
+    return app
+
+
+class ApiServer:
+    """A listener for an application. Made inside the running loop."""
+
+    def __init__(self, app: web.Application) -> None:
+        self._runner = web.AppRunner(app, access_log=None, handle_signals=False)
+
+    async def start(self, host: str, port: int) -> int:
+        """Returns the port bound; 0 lets the system choose. Raises OSError."""
+        await self._runner.setup()
+        site = web.TCPSite(self._runner, host, port, backlog=_BACKLOG, shutdown_timeout=_STOP_TIMEOUT_S)
+        try:
+            await site.start()
+        except BaseException:
+            await self._runner.cleanup()
+            raise
+        bound: int = self._runner.addresses[0][1]
+        return bound
+
+    async def stop(self) -> None:
+        """Accept nothing more; requests under way get a moment to be answered."""
+        await self._runner.cleanup()

@@ -1,0 +1,190 @@
+"""Health, addresses for clients, this process and its connections. http-api.md sections 5 and 7."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import msgspec
+from aiohttp import web
+
+from wukong.api import answers
+from wukong.api.body import BodyError, Int64, Uint64, read_uids
+from wukong.api.request import BAD_FORMAT, query_int, query_text, read, refuse_if
+from wukong.errors import RequestRefused
+from wukong.service.overview import Overview, Process
+
+
+class Addresses(NamedTuple):
+    """Where clients are sent, and what the console shows. Empty: there is no such listener."""
+
+    tcp: str = ""
+    ws: str = ""
+    wss: str = ""
+    intranet_tcp: str = ""
+    api_url: str = ""
+    manager: str = ""
+
+
+class RouteShape(msgspec.Struct, frozen=True):
+    tcp_addr: str
+    ws_addr: str
+    wss_addr: str
+
+
+class RouteBatchShape(RouteShape, frozen=True):
+    uids: list[str] | None
+
+
+class ConnectionBody(msgspec.Struct):
+    uid: str = ""
+    conn_id: Int64 = 0
+    node_id: Uint64 = 0
+    op_node_id: Uint64 = 0
+
+
+class SystemRoutes:
+    """health: "" while this node serves, or why it does not."""
+
+    def __init__(
+        self,
+        overview: Overview,
+        *,
+        health: Callable[[], str],
+        addresses: Addresses,
+        manager_uid: str,
+        manager_on: bool,
+        token_required: bool,
+    ) -> None:
+        self._overview = overview
+        self._health = health
+        self._addresses = addresses
+        self._manager_uid = manager_uid
+        self._manager_on = manager_on
+        self._token_required = token_required
+
+    def routes(self) -> list[web.RouteDef]:
+        post, get = "POST", "GET"
+        table = [
+            (get, "/health", self.health),
+            (get, "/migrate/result", self.migrate_result),
+            (get, "/route", self.route),
+            (post, "/route/batch", self.route_batch),
+            (get, "/connz", self.connz),
+            (get, "/varz", self.varz),
+            (get, "/varz/setting", self.setting),
+            (post, "/conn/kick", self.kick),
+            (post, "/conn/remove", self.remove),
+        ]
+        return [web.route(method, path, handler) for method, path, handler in table]
+
+    async def health(self, request: web.Request) -> web.Response:
+        reason = self._health()
+        if reason:
+            return answers.bare({"message": reason, "status": "error"}, 500)
+        return answers.bare({"status": "ok"})
+
+    async def migrate_result(self, request: web.Request) -> web.Response:
+        """Upstream's import of its version 1; nobody ever asked this server for one."""
+        return answers.bare({"status": "running", "step": "", "last_err": None, "try_count": 0})
+
+    # -- addresses --
+
+    async def route(self, request: web.Request) -> web.Response:
+        return answers.bare(RouteShape(*self._route(request)))
+
+    async def route_batch(self, request: web.Request) -> web.Response:
+        try:
+            uids = read_uids(await request.read())
+        except BodyError:
+            raise RequestRefused(BAD_FORMAT) from None
+        return answers.bare([RouteBatchShape(*self._route(request), uids)])
+
+    def _route(self, request: web.Request) -> tuple[str, str, str]:
+        addresses = self._addresses
+        if query_int(request, "intranet") == 1:
+            return addresses.intranet_tcp, "", ""
+        return addresses.tcp, addresses.ws, addresses.wss
+
+    # -- process and connections --
+
+    async def connz(self, request: web.Request) -> web.Response:
+        refuse_if(not self._is_here(query_int(request, "node_id")), "节点不存在！")
+        page = await self._overview.connections(
+            uid=query_text(request, "uid"),
+            offset=query_int(request, "offset"),
+            limit=query_int(request, "limit"),
+            sort=query_text(request, "sort") or "id",
+        )
+        return answers.bare(
+            {
+                "connections": await answers.raw_list(page.connections),
+                "now": page.now,
+                "total": page.total,
+                "offset": page.offset,
+                "limit": page.limit,
+            }
+        )
+
+    async def varz(self, request: web.Request) -> web.Response:
+        refuse_if(not self._is_here(query_int(request, "node_id")), "node not found")
+        shape = self._varz(self._overview.process())
+        if query_text(request, "show") == "conn":
+            page = await self._overview.connections(limit=query_int(request, "conn_limit"), sort="inMsgDesc")
+            shape["conns"] = page.connections
+        return answers.bare(shape)
+
+    def _varz(self, process: Process) -> dict[str, Any]:
+        addresses = self._addresses
+        return {
+            "server_id": str(self._overview.node_id),
+            "server_name": "WuKongIM",
+            "version": f"wukong {process.version}",
+            "connections": process.connections,
+            "user_handler_count": process.users,
+            "user_handler_conn_count": process.sessions,
+            "uptime": process.uptime,
+            "goroutine": process.tasks,
+            "mem": process.memory_bytes,
+            "cpu": process.cpu,
+            "in_msgs": process.in_messages,
+            "out_msgs": process.out_messages,
+            "in_bytes": process.in_bytes,
+            "out_bytes": process.out_bytes,
+            "slow_clients": process.slow_clients,
+            "retry_queue": process.retry_queue,
+            "tcp_addr": addresses.tcp,
+            "ws_addr": addresses.ws,
+            "wss_addr": addresses.wss,
+            "manager_addr": addresses.manager,
+            "manager_on": int(self._manager_on),
+            "commit": "",
+            "commit_date": "",
+            "tree_state": "",
+            "api_url": addresses.api_url,
+            "manager_uid": self._manager_uid,
+            "manager_token_on": int(self._token_required),
+            "conversation_cache_count": 0,
+        }
+
+    async def setting(self, request: web.Request) -> web.Response:
+        return answers.bare({"logger": {"trace_on": 0, "loki_on": 0}, "prometheus_on": 0, "stress_on": 0})
+
+    async def kick(self, request: web.Request) -> web.Response:
+        body = await self._connection_body(request)
+        if self._is_here(body.node_id):
+            self._overview.kick(body.uid, body.conn_id)
+        return answers.ok()
+
+    async def remove(self, request: web.Request) -> web.Response:
+        body = await self._connection_body(request)
+        if self._is_here(body.node_id):
+            self._overview.remove(body.uid, body.conn_id)
+        return answers.ok()
+
+    async def _connection_body(self, request: web.Request) -> ConnectionBody:
+        body = await read(request, ConnectionBody)
+        refuse_if(body.conn_id == 0, "conn_id is 0")
+        refuse_if(not self._is_here(body.op_node_id), "node not found")
+        return body
+
+    def _is_here(self, node_id: int) -> bool:
+        return node_id in (0, self._overview.node_id)

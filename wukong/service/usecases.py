@@ -1,0 +1,30 @@
+"""All use cases over one replica, for whoever serves them: HTTP API, console, extensions of the client port."""
+
+from wukong.node.node import Node
+from wukong.service.channels import Channels
+from wukong.service.command_sync import CommandSync
+from wukong.service.conversations import Conversations
+from wukong.service.messages import Messages
+from wukong.service.overview import Overview
+from wukong.service.replica import DEFAULT_TIMEOUT_MS, Replica
+from wukong.service.users import Users
+
+
+class UseCases:
+    """timeout_ms: per change, see Replica. conversation_max_count: conversations in one answer without pages."""
+
+    def __init__(
+        self,
+        node: Node,
+        overview: Overview,
+        *,
+        timeout_ms: int = DEFAULT_TIMEOUT_MS,
+        conversation_max_count: int = 1_000,
+    ) -> None:
+        self.replica = Replica(node, timeout_ms=timeout_ms)
+        self.channels = Channels(self.replica)
+        self.messages = Messages(self.replica)
+        self.command_sync = CommandSync(self.replica)
+        self.conversations = Conversations(self.replica, user_max_count=conversation_max_count)
+        self.users = Users(self.replica)
+        self.overview = overview
