@@ -10,11 +10,16 @@ import logging
 import os
 import resource
 import signal
+import ssl
 import sys
+from collections.abc import Iterator
 
 import msgspec
 import uvloop
 
+from wukong.api.metrics import COUNTER, GAUGE, Figure
+from wukong.api.server import ApiOptions, ApiServer, build_app
+from wukong.api.system import Addresses
 from wukong.channel.commands import PutSettings
 from wukong.channel.state import Settings
 from wukong.clock import Clock, SystemClock
@@ -28,7 +33,9 @@ from wukong.node.node import Node
 from wukong.protocol.connection import ConnectionOptions
 from wukong.raft.runtime import Runtime
 from wukong.raft.wal import Wal
+from wukong.service.overview import Overview
 from wukong.service.sessions import Sessions
+from wukong.service.usecases import UseCases
 from wukong.session.audience import Audience
 from wukong.session.registry import Registry
 from wukong.store.datadir import DataDir
@@ -103,7 +110,7 @@ class Server:
             in_flight_limit=config.wukong.proposals_in_flight,
         )
         self._parts.callback(self.node.shut)
-        wal = Wal.open(
+        wal = self._wal = Wal.open(
             directory.wal,
             node_id=node_id,
             group_count=slot_count,
@@ -176,9 +183,79 @@ class Server:
         self._parts.push_async_callback(self.gateway.stop)
         self.tcp_port = await self.gateway.listen_tcp(config.tcp_addr.host, config.tcp_addr.port)
         self.ws_port = await self.gateway.listen_websocket(config.ws_addr.host, config.ws_addr.port)
+        self.wss_port: int | None = None
+        if config.wss_addr is not None:
+            tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            tls.load_cert_chain(config.wss_config.cert_file, config.wss_config.key_file)
+            self.wss_port = await self.gateway.listen_websocket(config.wss_addr.host, config.wss_addr.port, tls=tls)
+        api = build_app(self._use_cases(), self._api_options())
+        server = ApiServer(api)
+        self.http_port = await server.start(config.http_addr.host, config.http_addr.port)
+        self._parts.push_async_callback(server.stop)
         for work in (self._retry_unacknowledged(), self._sample_loop_lag()):
             task = asyncio.get_running_loop().create_task(work)
             self._parts.push_async_callback(_cancel, task)
+
+    def _use_cases(self) -> UseCases:
+        overview = Overview(
+            node_id=self.config.cluster.node_id,
+            registry=self.registry,
+            connections=self.gateway,
+            clock=self.clock,
+        )
+        return UseCases(
+            self.node,
+            overview,
+            timeout_ms=self.config.cluster.request_timeout_ms,
+            conversation_max_count=self.config.conversation.user_max_count,
+        )
+
+    def _api_options(self) -> ApiOptions:
+        config = self.config
+        shown = config.external_addresses(tcp_port=self.tcp_port, ws_port=self.ws_port, wss_port=self.wss_port)
+        return ApiOptions(
+            manager_token=config.manager_token,
+            body_limit_bytes=config.wukong.http_body_bytes,
+            command_sync_off=config.disable_cmd_message_sync,
+            addresses=Addresses(
+                tcp=shown.tcp_addr,
+                ws=shown.ws_addr,
+                wss=shown.wss_addr,
+                intranet_tcp=config.intranet.tcp_addr,
+                api_url=shown.api_url,
+                manager=str(config.manager.addr) if config.manager.on else "",
+            ),
+            manager_uid=config.manager_uid,
+            manager_on=config.manager.on,
+            figures=tuple(self._figures()),
+        )
+
+    def _figures(self) -> Iterator[Figure]:
+        """What GET /metrics shows of this node."""
+        node, dispatcher, gateway, store = self.node, self.dispatcher, self.gateway, self.store
+        yield Figure("wukong_loop_lag_seconds", "Delay of a timer.", GAUGE, lambda: self.loop_lag_ms / 1000)
+        yield Figure("wukong_sessions", "Clients logged in here.", GAUGE, lambda: len(self.registry))
+        yield Figure("wukong_connections", "Client sockets.", GAUGE, lambda: gateway.connections)
+        yield Figure("wukong_commands_applied", "Commands applied.", COUNTER, lambda: node.applied_commands)
+        yield Figure("wukong_commands_in_flight", "Commands proposed, not applied yet.", GAUGE, lambda: node.in_flight)
+        yield Figure("wukong_pushes", "RECVs handed to sessions.", COUNTER, lambda: dispatcher.pushed)
+        yield Figure("wukong_pushes_repeated", "RECVs repeated without a RECVACK.", COUNTER, lambda: dispatcher.retried)
+        yield Figure(
+            "wukong_retries_dropped", "Retries lost at the limit.", COUNTER, lambda: dispatcher.retries_dropped
+        )
+        yield Figure(
+            "wukong_slow_sessions_closed", "Clients that did not read.", COUNTER, lambda: gateway.counters.slow_closed
+        )
+        yield Figure("wukong_wal_syncs", "Batches of the log put on disk.", COUNTER, lambda: self._wal.sync_count)
+        yield Figure("wukong_wal_written_bytes", "Bytes written to the log.", COUNTER, lambda: self._wal.written_bytes)
+        yield Figure("wukong_wal_bytes", "Size of the log.", GAUGE, lambda: self._wal.size_bytes)
+        yield Figure(
+            "wukong_store",
+            "The database's own figures.",
+            GAUGE,
+            lambda: {(name,): value for name, value in store.stats().items()},
+            ("figure",),
+        )
 
     async def _retry_unacknowledged(self) -> None:
         """Push again what was not acknowledged in time; in slices, so that no turn of the loop is long."""

@@ -16,6 +16,7 @@ GROUP = 2
 TIMEOUT_S = 60.0
 _CONNECTIONS = 64
 HISTORY_PAGE = 10_000
+MEMBERS_PAGE = 1_000
 
 
 class ApiError(AssertionError):
@@ -83,9 +84,17 @@ class Api:
         await self.post(f"/channel/{name}", body)
 
     async def members(self, channel_id: str, *, kind: int = GROUP) -> list[str]:
-        """All members, as the API lists them."""
-        listed: list[str] = await self.get(f"/cluster/channels/{channel_id}/{kind}/subscribers")
-        return listed
+        """All members, as the API lists them, page by page."""
+        found: list[str] = []
+        cursor = ""
+        while True:
+            page = await self.get(
+                "/channel/subscribers", channel_id=channel_id, channel_type=kind, cursor=cursor, limit=MEMBERS_PAGE
+            )
+            found += page["subscribers"]
+            cursor = page["next"]
+            if not cursor:
+                return found
 
     # -- messages
 

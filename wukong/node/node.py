@@ -122,6 +122,11 @@ class Node:
         return self.states[slot_of(routing_key, self.slot_count)]
 
     @property
+    def in_flight(self) -> int:
+        """Commands proposed here and not applied yet."""
+        return self._in_flight
+
+    @property
     def congested(self) -> bool:
         """More commands are in flight than the limit: stop reading from clients."""
         return self._in_flight >= self._in_flight_limit
