@@ -89,6 +89,7 @@ class Session:
             await self._log_in(event.packet)
         elif isinstance(event, SendReceived):
             server.sends.append(event.packet)
+            server.changed.set()
             await self._answer(event)
         elif isinstance(event, Recvack):
             server.recvacks.append(event)

@@ -335,7 +335,7 @@ async def test_a_channel_that_appeared_while_away_begins_at_its_read_position(se
 async def test_a_live_message_of_a_new_channel_waits_for_the_missed_ones_before_it(server: SmallServer) -> None:
     await group(server, "b")
     sync = server.provider("b")
-    async with connect(server.tcp, "b", sync=sync, backoff=QUICK) as b:
+    async with connect(server.tcp, "b", sync=sync, backoff=QUICK, gap_wait_s=0) as b:
         session = await server.until_logged_in("b")
         await b.wait_for(State.SYNCED)
         sync.gate.clear()
@@ -649,16 +649,20 @@ async def test_a_slow_application_stops_the_server_and_gets_everything_in_the_en
     """The client keeps at most its limit and one read; the rest stays in the socket and on the server."""
     await group(server, "b")
     limits = ClientLimits(receive_count=50)
-    payload = b"x" * 2_000
+    # 30 MB altogether: more than the buffers of the sockets take.
+    payload = b"x" * 30_000
     async with connect(place(server, transport), "b", limits=limits, ping_interval_s=0.05) as b:
-        flood = asyncio.create_task(_flood(server, payload, 20_000))
-        await server.until(lambda: server.pings_count > 4)
+        flood = asyncio.create_task(_flood(server, payload, 1_000))
+        while not b._reading_paused:
+            await asyncio.sleep(0.01)
+        # Several ping intervals: that nothing is received now does not count as silence of the server.
+        await asyncio.sleep(0.2)
         held_count = len(b._inbox._ready)
         assert not flood.done()
-        assert 50 <= held_count < 50 + 65_536 // 2_000
-        received = [await anext(b) for _ in range(20_000)]
+        assert 50 <= held_count <= 50 + 65_536 // 30_000
+        received = [await anext(b) for _ in range(1_000)]
         await flood
-    assert [message.message_seq for message in received] == list(range(1, 20_001))
+    assert [message.message_seq for message in received] == list(range(1, 1_001))
     assert len(server.connects) == 1
 
 

@@ -36,7 +36,8 @@ class JsClient:
             stderr=subprocess.STDOUT,
         )
         self.output: list[str] = []
-        threading.Thread(target=self._read, daemon=True).start()
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
         self.expect(event="ready")
         self.do("connect", addr=server.ws_url, uid=uid, token="")
         self.expect(event="status", status=CONNECTED)
@@ -66,9 +67,10 @@ class JsClient:
     def close(self) -> None:
         self._process.kill()
         self._process.wait()
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        self._process.stdin.close()
+        self._reader.join()
+        for pipe in (self._process.stdin, self._process.stdout):
+            assert pipe is not None
+            pipe.close()
 
 
 @pytest.fixture(scope="module")
@@ -138,7 +140,8 @@ def test_a_connection_lost_without_a_frame_comes_back_by_itself(
     server: ServerProcess, pair: tuple[JsClient, JsClient]
 ) -> None:
     a, b = pair
-    connections = json.load(urlopen(f"{server.http_url}/connz?uid={b.uid}", timeout=10))["connections"]
+    with urlopen(f"{server.http_url}/connz?uid={b.uid}", timeout=10) as answer:
+        connections = json.load(answer)["connections"]
     post(server, "/conn/remove", {"uid": b.uid, "conn_id": connections[0]["id"]})
     b.expect(event="status", status=CONNECTED)
     a.do("send", channel=b.uid, type=1, text="again")

@@ -8,7 +8,7 @@ from tests.scenarios.conftest import Clients
 from tests.scenarios.room import Room, unread_seqs
 from tests.support.http import NO_ANSWER, Api, open_api
 from tests.support.server import ServerProcess
-from tests.support.wire import PERSON, Kind, unique
+from tests.support.wire import PERSON, Kind, fence, unique
 
 Servers = Callable[..., ServerProcess]
 
@@ -18,7 +18,6 @@ async def test_s26_who_was_added_right_before_a_kill_is_a_member_afterwards(
 ) -> None:
     server = own_server()
     await asyncio.to_thread(server.start)
-    rooms: list[Room] = []
     for _ in range(3):
         async with open_api(server.http_url) as api:
             sender = await own_clients.connect(unique("a"), kind, to=server)
@@ -32,7 +31,6 @@ async def test_s26_who_was_added_right_before_a_kill_is_a_member_afterwards(
             sender.leaving = True
             await asyncio.to_thread(server.kill)
             await asyncio.gather(*adding, return_exceptions=True)
-        rooms.append(room)
         await asyncio.to_thread(server.start)
         async with open_api(server.http_url) as api:
             room.api = api
@@ -42,8 +40,9 @@ async def test_s26_who_was_added_right_before_a_kill_is_a_member_afterwards(
             for uid in uids[1::2]:
                 # What was answered is certain, what was under way is as the list says.
                 assert room.chat.judge(uid, await unread_seqs(api, uid, room.id)) == []
-            # `check` judges connected ones on everything, and these were away for the first message: so was nobody in.
-            await room.check([again, *watching])
+            await fence(api, watching)
+            assert [fault for client in watching for fault in room.faults_of(client)] == []
+            await room.audit([again, *watching])
             for client in (again, *watching):
                 await client.close()
 

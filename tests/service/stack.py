@@ -83,18 +83,28 @@ class FakeConnections:
 class Stack:
     """effects: everything apply asked for, in order."""
 
-    def __init__(self, *, slot_count: int = 16, timeout_ms: int = 2_000, conversation_max_count: int = 1_000) -> None:
+    def __init__(
+        self,
+        *,
+        slot_count: int = 16,
+        timeout_ms: int = 2_000,
+        conversation_max_count: int = 1_000,
+        store: MemoryStore | None = None,
+    ) -> None:
         self.clock = FakeClock()
+        self.store = store or MemoryStore()
         self.effects: list[Effect] = []
         clock: Clock = self.clock
         self.node = Node(
             node_id=NODE_ID,
             slot_count=slot_count,
-            store=MemoryStore(),
+            store=self.store,
             clock=clock,
             effects_sink=self.effects.extend,
         )
         self.log = InProcessLog(self.node)
+        # Indexes go on above those of an earlier life of the store.
+        self.log._indexes = {slot: index for slot, (index, _) in self.node.applied().items()}
         self.node.attach(self.log)
         self.registry = Registry()
         self.connections = FakeConnections()

@@ -62,7 +62,7 @@ async def test_the_callers_own_cancellation_stays_one_while_it_waits_for_copies(
 
 async def test_a_change_that_no_slot_can_hold_is_refused(stack: Stack) -> None:
     with pytest.raises(RequestRefused):
-        await stack.use_cases.replica.change("g", PutChannel(ChannelId(2, "x" * 40_000)))
+        await stack.use_cases.replica.change("g", PutChannel(ChannelId(2, "x" * 70_000)))
 
 
 @pytest.mark.parametrize("text", ["x" * 32_767, "é" * 16_383, "😀" * 8_191])

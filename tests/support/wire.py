@@ -152,7 +152,7 @@ class Client:
     async def open(self, host: str, port: int, http: aiohttp.ClientSession | None = None) -> "Client":
         """Connect and log in. http: whose connector WebSockets use. Raises LoginRefused, ConnectionError, OSError."""
         if self.kind is Kind.TCP:
-            _, transport = await self._loop.create_connection(lambda: _Tcp(self), host, port)
+            transport, _ = await self._loop.create_connection(lambda: _Tcp(self), host, port)
             self._transport = transport  # type: ignore[assignment]
         else:
             assert http is not None, "WebSockets need an aiohttp session"

@@ -31,7 +31,7 @@ logger = logging.getLogger(__name__)
 SendMessage = Callable[[int, int, Message], None]
 """(group, node, message): put a message on the link to a node; lose it if there is none."""
 
-_FIRST_SLICE_BYTES = 64 << 10
+_FIRST_SLICE_BYTES = 16 << 10
 _MIN_SLICE_BYTES = 4 << 10
 _MAX_SLICE_BYTES = 4 << 20
 _SLICE_ENTRY_COUNT = 4096
@@ -417,7 +417,8 @@ class Runtime:
             return
         self._active.update(self._syncing)
         self._syncing = {}
-        self._turn()
+        if not self._turn_due:  # a second chain of turns would never end
+            self._turn()
 
     def _apply_slice(self) -> None:
         """Apply as much as fits into a few milliseconds; the size follows the speed of the last slices."""

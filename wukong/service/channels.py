@@ -35,6 +35,8 @@ ALLOWLIST = LIST_ALLOW
 PAGE_LIMIT = 1_000
 
 _NODE_BITS = 10
+# Fits 63 bits for longer than anybody needs, with room for some replacements per millisecond.
+_INCARNATION_SHIFT = 21
 
 
 class Listed(NamedTuple):
@@ -48,7 +50,7 @@ class Listed(NamedTuple):
 class Channels:
     def __init__(self, replica: Replica) -> None:
         self._replica = replica
-        self._stage = 0
+        self._staged = 0
         # Channels whose members are being replaced in parts, with who holds or waits for that.
         self._replacing: dict[ChannelId, tuple[asyncio.Lock, int]] = {}
 
@@ -83,13 +85,16 @@ class Channels:
     async def _replace(self, command: PutChannel, parts: list[list[str]]) -> None:
         channel = command.channel
         async with self._alone(channel):
-            self._stage += 1
-            # Above every number of an earlier incarnation, and no other node's.
-            staged = self._replica.incarnation + self._stage << _NODE_BITS | self._replica.node_id
+            staged = self._new_number()
             for part in parts[:-1]:
                 await self._replica.change(channel.id, StageMembers(channel, staged, part))
             flip = PutChannel(channel, command.info, parts[-1], True, staged, command.chats)
             await self._replica.change(channel.id, flip)
+
+    def _new_number(self) -> int:
+        """No other node's, and above those of earlier incarnations: these differ by the milliseconds a node lived."""
+        self._staged += 1
+        return (self._replica.incarnation << _INCARNATION_SHIFT) + (self._staged << _NODE_BITS) + self._replica.node_id
 
     @asynccontextmanager
     async def _alone(self, channel: ChannelId) -> AsyncIterator[None]:
