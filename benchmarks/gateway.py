@@ -1,9 +1,9 @@
-"""Question: what does the gateway cost per message, per login and per idle connection, and how long does it hold the loop?
+"""Question: what does the gateway cost per message, login and idle connection, and how long does it hold the loop?
 
     python -m benchmarks.gateway [--transports tcp,ws] [--idle N] [--rounds N] [--seed N]
 
-The gateway runs alone in one process on uvloop, on loopback; the use cases behind it do nothing but answer, all SENDs of
-one turn of the loop together, as a log does. Clients are plain sockets in another process and send frames made
+The gateway runs alone in one process on uvloop, on loopback; the use cases behind it do nothing but answer, all SENDs
+of one turn of the loop together, as a log does. Clients are plain sockets in another process and send frames made
 beforehand. Everything is encrypted; payloads have 256 bytes. CPU is that of the gateway's process, system calls
 included, median of 3 runs:
 
@@ -28,6 +28,7 @@ import socket
 import statistics
 import time
 from collections.abc import Awaitable, Callable
+from functools import partial
 from multiprocessing.connection import Connection as Pipe
 from typing import Any
 
@@ -134,11 +135,11 @@ class Bench:
         await self.call("open", port, 200, 0)
         await self.call("send", 100, 1, 20)
         for window in (1, 10):
-            count = 100 * window * max(1, rounds // window)
-            cost = await self.cpu_us(count, lambda: self.call("send", 100, window, max(1, rounds // window)))
+            turns = max(1, rounds // window)
+            cost = await self.cpu_us(100 * window * turns, partial(self.call, "send", 100, window, turns))
             self.figures[f"SEND→SENDACK, {window} under way, CPU µs"] = f"{cost:.1f}"
         self.sessions.pairs = True
-        cost = await self.cpu_us(100 * rounds, lambda: self.call("pair", 100, rounds))
+        cost = await self.cpu_us(100 * rounds, partial(self.call, "pair", 100, rounds))
         self.figures["pair: SEND, SENDACK, RECV, RECVACK, CPU µs"] = f"{cost:.1f}"
         self.sessions.pairs = False
         await self.measure_recv(gateway, rounds, payload)
@@ -155,7 +156,7 @@ class Bench:
 
         self.pipe.send(("drain",))
         count = rounds * 100
-        empty = await self.cpu_us(count, lambda: turns(count))
+        empty = await self.cpu_us(count, partial(empty_turns, count))
         cost = await self.cpu_us(count, one_by_one)
         self.figures["RECV, one per turn, CPU µs"] = f"{cost - empty:.1f}"
         await self.call("rest")
@@ -180,7 +181,8 @@ class Bench:
             async def fan_out(numbers: list[int] = numbers) -> None:
                 sent = gateway.counters.out_messages
                 gateway.deliver(self.sessions.view(payload), numbers)
-                while gateway.counters.out_messages < sent + len(numbers):
+                # The outbox writes in the turns between.
+                while gateway.counters.out_messages < sent + len(numbers):  # noqa: ASYNC110
                     await asyncio.sleep(0)
 
             cost = await self.cpu_us(len(numbers), fan_out)
@@ -197,7 +199,7 @@ class Bench:
         await self.call("rest")
 
 
-async def turns(count: int) -> None:
+async def empty_turns(count: int) -> None:
     for _ in range(count):
         await asyncio.sleep(0)
 
@@ -335,7 +337,9 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1)
     arguments = parser.parse_args()
     payload = random.Random(arguments.seed).randbytes(PAYLOAD_BYTES)
-    print(f"Python {platform.python_version()}, uvloop {uvloop.__version__}, {platform.machine()}, seed {arguments.seed}")
+    print(
+        f"Python {platform.python_version()}, uvloop {uvloop.__version__}, seed {arguments.seed}, {platform.platform()}"
+    )
     for transport in arguments.transports.split(","):
         # Each in a process of its own: memory that was used once does not count again.
         with concurrent.futures.ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:

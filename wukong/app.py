@@ -23,10 +23,10 @@ from wukong.api.system import Addresses
 from wukong.channel.commands import PutSettings
 from wukong.channel.state import Settings
 from wukong.clock import Clock, SystemClock
-from wukong.config import CMD_SUFFIX, SYSTEM_UID, Config, cluster_settings
+from wukong.config import CMD_SUFFIX, SYSTEM_UID, Address, Config, cluster_settings
 from wukong.dispatch.dispatcher import Dispatcher
 from wukong.dispatch.retry import RetryPolicy
-from wukong.errors import WukongError
+from wukong.errors import ListenError, WukongError
 from wukong.gateway.gateway import ClientGateway
 from wukong.gateway.options import GatewayOptions
 from wukong.node.node import Node
@@ -181,16 +181,20 @@ class Server:
         )
         self.dispatcher.gateway = self.gateway
         self._parts.push_async_callback(self.gateway.stop)
-        self.tcp_port = await self.gateway.listen_tcp(config.tcp_addr.host, config.tcp_addr.port)
-        self.ws_port = await self.gateway.listen_websocket(config.ws_addr.host, config.ws_addr.port)
+        with _listening("addr", config.tcp_addr):
+            self.tcp_port = await self.gateway.listen_tcp(config.tcp_addr.host, config.tcp_addr.port)
+        with _listening("wsAddr", config.ws_addr):
+            self.ws_port = await self.gateway.listen_websocket(config.ws_addr.host, config.ws_addr.port)
         self.wss_port: int | None = None
         if config.wss_addr is not None:
             tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
             tls.load_cert_chain(config.wss_config.cert_file, config.wss_config.key_file)
-            self.wss_port = await self.gateway.listen_websocket(config.wss_addr.host, config.wss_addr.port, tls=tls)
+            with _listening("wssAddr", config.wss_addr):
+                self.wss_port = await self.gateway.listen_websocket(config.wss_addr.host, config.wss_addr.port, tls=tls)
         api = build_app(self._use_cases(), self._api_options())
         server = ApiServer(api)
-        self.http_port = await server.start(config.http_addr.host, config.http_addr.port)
+        with _listening("httpAddr", config.http_addr):
+            self.http_port = await server.start(config.http_addr.host, config.http_addr.port)
         self._parts.push_async_callback(server.stop)
         for work in (self._retry_unacknowledged(), self._sample_loop_lag()):
             task = asyncio.get_running_loop().create_task(work)
@@ -282,6 +286,14 @@ class Server:
             self.config.ws_addr.host,
             self.ws_port,
         )
+
+
+@contextlib.contextmanager
+def _listening(key: str, address: Address) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise ListenError(key, str(address), error) from error
 
 
 async def _cancel(task: asyncio.Task[None]) -> None:

@@ -1,5 +1,7 @@
 """Errors by who must act. Attributes hold the facts; the message is built from them."""
 
+import errno
+
 
 class WukongError(Exception):
     """Root of everything this package raises on purpose."""
@@ -54,3 +56,18 @@ class ConfigError(WukongError):
 
 class DataError(WukongError):
     """Files on disk are damaged or belong to something else; the text says which file, where, and what to do."""
+
+
+class ListenError(WukongError):
+    """An address of the configuration cannot be listened on; the text names its key and what to do."""
+
+    def __init__(self, key: str, address: str, cause: OSError) -> None:
+        if cause.errno == errno.EADDRINUSE:
+            advice = "another process is listening there; stop it, or choose another address"
+        elif cause.errno in (errno.EACCES, errno.EPERM):
+            advice = "this user may not listen there; choose a port above 1023, or give it the right"
+        else:
+            advice = f"{cause.strerror or cause}; choose an address of this machine"
+        super().__init__(f"cannot listen on {address} (key {key}): {advice}")
+        self.key = key
+        self.address = address

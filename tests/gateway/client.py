@@ -193,17 +193,19 @@ class Client:
 
     async def json(self) -> dict[str, Any]:
         """The next JSON object. On a WebSocket it has to be one text message."""
+        value: dict[str, Any]
         while True:
             if self.kind != "tcp":
                 first, body = await self.next_message()
                 assert first == 0x81, hex(first)
-                value: dict[str, Any] = json.loads(body)
-                return value
+                value = json.loads(body)
+                break
             text = self._texts.next_text()
             if text is not None:
                 value = json.loads(text)
-                return value
+                break
             self._texts.receive_data(await self.read())
+        return value
 
     async def closed(self) -> int | None:
         """Wait for the end; what comes before is dropped. The code of a WebSocket's CLOSE, which is answered."""

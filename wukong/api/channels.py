@@ -11,6 +11,8 @@ from wukong.api.request import (
     CHANNEL_ID_MISSING,
     CHANNEL_ID_SPECIAL,
     CHANNEL_TYPE_ZERO,
+    GET,
+    POST,
     SUBSCRIBERS_EMPTY,
     UIDS_EMPTY,
     forbid_special,
@@ -23,6 +25,7 @@ from wukong.api.request import (
     refuse_if,
     require,
     require_some,
+    route,
 )
 from wukong.channel.commands import ChannelInfo
 from wukong.channel.ids import GROUP, PERSON, ChannelId
@@ -91,27 +94,26 @@ class ChannelRoutes:
         self._channels = channels
 
     def routes(self) -> list[web.RouteDef]:
-        post, get = "POST", "GET"
         table = [
-            (post, "/channel", self.create),
-            (post, "/channel/info", self.info),
-            (post, "/channel/delete", self.delete),
-            (post, "/channel/subscriber_add", self.add_subscribers),
-            (post, "/channel/subscriber_remove", self.remove_subscribers),
-            (post, "/channel/subscriber_remove_all", self.remove_all_subscribers),
-            (get, "/channel/subscribers", self.subscribers),
-            (post, "/tmpchannel/subscriber_set", self.set_temporary),
-            (post, "/channel/blacklist_add", self.deny),
-            (post, "/channel/blacklist_set", self.set_denied),
-            (post, "/channel/blacklist_remove", self.undeny),
-            (post, "/channel/blacklist_remove_all", self.undeny_all),
-            (post, "/channel/whitelist_add", self.allow),
-            (post, "/channel/whitelist_set", self.set_allowed),
-            (post, "/channel/whitelist_remove", self.unallow),
-            (post, "/channel/whitelist_remove_all", self.unallow_all),
-            (get, "/channel/whitelist", self.allowed),
+            (POST, "/channel", self.create),
+            (POST, "/channel/info", self.info),
+            (POST, "/channel/delete", self.delete),
+            (POST, "/channel/subscriber_add", self.add_subscribers),
+            (POST, "/channel/subscriber_remove", self.remove_subscribers),
+            (POST, "/channel/subscriber_remove_all", self.remove_all_subscribers),
+            (GET, "/channel/subscribers", self.subscribers),
+            (POST, "/tmpchannel/subscriber_set", self.set_temporary),
+            (POST, "/channel/blacklist_add", self.deny),
+            (POST, "/channel/blacklist_set", self.set_denied),
+            (POST, "/channel/blacklist_remove", self.undeny),
+            (POST, "/channel/blacklist_remove_all", self.undeny_all),
+            (POST, "/channel/whitelist_add", self.allow),
+            (POST, "/channel/whitelist_set", self.set_allowed),
+            (POST, "/channel/whitelist_remove", self.unallow),
+            (POST, "/channel/whitelist_remove_all", self.unallow_all),
+            (GET, "/channel/whitelist", self.allowed),
         ]
-        return [web.route(method, path, handler) for method, path, handler in table]
+        return [route(*entry) for entry in table]
 
     # -- record and members --
 

@@ -5,7 +5,7 @@ from aiohttp import web
 
 from wukong.api import answers
 from wukong.api.body import Int, Int64, Uint8
-from wukong.api.request import read, refuse_if, require
+from wukong.api.request import POST, read, refuse_if, require, route
 from wukong.service.conversations import Conversations
 
 _UID_EMPTY = "uid cannot be empty"
@@ -73,7 +73,7 @@ class ConversationRoutes:
             ("/conversations/setUnread", self.set_unread),
             ("/conversations/delete", self.delete),
         ]
-        return [web.route("POST", path, handler) for path, handler in table]
+        return [route(POST, path, handler) for path, handler in table]
 
     async def sync(self, request: web.Request) -> web.Response:
         body = await read(request, ConversationSyncBody)

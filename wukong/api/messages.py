@@ -7,7 +7,19 @@ from aiohttp import web
 
 from wukong.api import answers
 from wukong.api.body import Int, Int64, Uint8, Uint32, Uint64
-from wukong.api.request import BAD_FORMAT, CHANNEL_ID_MISSING, query_text, query_type, read, read_or, refuse_if, require
+from wukong.api.request import (
+    BAD_FORMAT,
+    CHANNEL_ID_MISSING,
+    GET,
+    POST,
+    query_text,
+    query_type,
+    read,
+    read_or,
+    refuse_if,
+    require,
+    route,
+)
 from wukong.channel.effects import Message
 from wukong.channel.ids import PERSON
 from wukong.service.command_sync import CommandSync
@@ -125,20 +137,19 @@ class MessageRoutes:
         self._command_sync_off = command_sync_off
 
     def routes(self) -> list[web.RouteDef]:
-        post, get = "POST", "GET"
         table = [
-            (post, "/message/send", self.send),
-            (post, "/message/sendbatch", self.send_batch),
-            (post, "/message/sync", self.sync),
-            (post, "/message/syncack", self.sync_ack),
-            (post, "/messages", self.find),
-            (post, "/message", self.find_one),
-            (get, "/message/byclientmsgno", self.by_client_msg_no),
-            (post, "/channel/messagesync", self.history),
-            (get, "/channel/max_message_seq", self.max_seq),
-            (get, "/channel/last_message", self.last),
+            (POST, "/message/send", self.send),
+            (POST, "/message/sendbatch", self.send_batch),
+            (POST, "/message/sync", self.sync),
+            (POST, "/message/syncack", self.sync_ack),
+            (POST, "/messages", self.find),
+            (POST, "/message", self.find_one),
+            (GET, "/message/byclientmsgno", self.by_client_msg_no),
+            (POST, "/channel/messagesync", self.history),
+            (GET, "/channel/max_message_seq", self.max_seq),
+            (GET, "/channel/last_message", self.last),
         ]
-        return [web.route(method, path, handler) for method, path, handler in table]
+        return [route(*entry) for entry in table]
 
     # -- sending --
 

@@ -14,6 +14,7 @@ from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 from prometheus_client.registry import Collector
 
 from wukong.api import answers
+from wukong.api.request import GET, route
 
 GAUGE = "gauge"
 COUNTER = "counter"
@@ -63,7 +64,7 @@ class MetricsRoutes:
         self._registry = registry
 
     def routes(self) -> list[web.RouteDef]:
-        return [web.route("GET", "/metrics", self.metrics)]
+        return [route(GET, "/metrics", self.metrics)]
 
     async def metrics(self, request: web.Request) -> web.Response:
         return answers.text(generate_latest(self._registry), CONTENT_TYPE_PLAIN_0_0_4)

@@ -1,5 +1,6 @@
 """What handlers read from a request besides its body, and the checks many of them share. http-api.md 2.4 and 2.6."""
 
+from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
 from aiohttp import web
@@ -9,6 +10,10 @@ from wukong.channel.ids import has_special
 from wukong.errors import RequestRefused
 
 T = TypeVar("T")
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+GET = "GET"
+POST = "POST"
 
 BAD_FORMAT = "数据格式有误！"
 CHANNEL_ID_EMPTY = "频道ID不能为空！"
@@ -19,6 +24,11 @@ UIDS_EMPTY = "uids不能为空！"
 SUBSCRIBERS_EMPTY = "订阅者不能为空！"
 
 _MAX_BYTE = 255
+
+
+def route(method: str, path: str, handler: Handler) -> web.RouteDef:
+    """One route. GET does not answer HEAD as well (http-api.md 2.6: another method is another path)."""
+    return web.get(path, handler, allow_head=False) if method == GET else web.route(method, path, handler)
 
 
 def require(value: str, text: str) -> None:

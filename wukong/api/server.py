@@ -7,7 +7,7 @@ only know their own route. http-api.md section 2.
 import hmac
 import logging
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Callable, Iterable
 
 import msgspec
 from aiohttp import web
@@ -18,6 +18,7 @@ from wukong.api.channels import ChannelRoutes
 from wukong.api.conversations import ConversationRoutes
 from wukong.api.messages import MessageRoutes
 from wukong.api.metrics import COUNTER, GAUGE, Figure, MetricsRoutes, registry_of
+from wukong.api.request import Handler
 from wukong.api.system import Addresses, SystemRoutes
 from wukong.api.users import UserRoutes
 from wukong.errors import RequestRefused, Unavailable
@@ -25,8 +26,6 @@ from wukong.limits import DEFAULT_HTTP_BODY_BYTES
 from wukong.service.usecases import UseCases
 
 log = logging.getLogger(__name__)
-
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 _BACKLOG = 1_024
 _STOP_TIMEOUT_S = 3.0
@@ -159,12 +158,12 @@ class ApiServer:
     """A listener for an application. Made inside the running loop."""
 
     def __init__(self, app: web.Application) -> None:
-        self._runner = web.AppRunner(app, access_log=None, handle_signals=False)
+        self._runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=_STOP_TIMEOUT_S)
 
     async def start(self, host: str, port: int) -> int:
         """Returns the port bound; 0 lets the system choose. Raises OSError."""
         await self._runner.setup()
-        site = web.TCPSite(self._runner, host, port, backlog=_BACKLOG, shutdown_timeout=_STOP_TIMEOUT_S)
+        site = web.TCPSite(self._runner, host, port, backlog=_BACKLOG)
         try:
             await site.start()
         except BaseException:

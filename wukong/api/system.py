@@ -8,7 +8,7 @@ from aiohttp import web
 
 from wukong.api import answers
 from wukong.api.body import BodyError, Int64, Uint64, read_uids
-from wukong.api.request import BAD_FORMAT, query_int, query_text, read, refuse_if
+from wukong.api.request import BAD_FORMAT, GET, POST, query_int, query_text, read, refuse_if, route
 from wukong.errors import RequestRefused
 from wukong.service.overview import Overview, Process
 
@@ -62,19 +62,18 @@ class SystemRoutes:
         self._token_required = token_required
 
     def routes(self) -> list[web.RouteDef]:
-        post, get = "POST", "GET"
         table = [
-            (get, "/health", self.health),
-            (get, "/migrate/result", self.migrate_result),
-            (get, "/route", self.route),
-            (post, "/route/batch", self.route_batch),
-            (get, "/connz", self.connz),
-            (get, "/varz", self.varz),
-            (get, "/varz/setting", self.setting),
-            (post, "/conn/kick", self.kick),
-            (post, "/conn/remove", self.remove),
+            (GET, "/health", self.health),
+            (GET, "/migrate/result", self.migrate_result),
+            (GET, "/route", self.route),
+            (POST, "/route/batch", self.route_batch),
+            (GET, "/connz", self.connz),
+            (GET, "/varz", self.varz),
+            (GET, "/varz/setting", self.setting),
+            (POST, "/conn/kick", self.kick),
+            (POST, "/conn/remove", self.remove),
         ]
-        return [web.route(method, path, handler) for method, path, handler in table]
+        return [route(*entry) for entry in table]
 
     async def health(self, request: web.Request) -> web.Response:
         reason = self._health()

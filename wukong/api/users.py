@@ -5,7 +5,7 @@ from aiohttp import web
 
 from wukong.api import answers
 from wukong.api.body import Int, Uint8, read_uids
-from wukong.api.request import forbid_special, read, refuse_if, require
+from wukong.api.request import GET, POST, forbid_special, read, refuse_if, require, route
 from wukong.channel.permissions import SUCCESS
 from wukong.service.replica import Replica
 from wukong.service.users import Users
@@ -41,16 +41,15 @@ class UserRoutes:
         self._replica = replica
 
     def routes(self) -> list[web.RouteDef]:
-        post, get = "POST", "GET"
         table = [
-            (post, "/user/token", self.token),
-            (post, "/user/device_quit", self.device_quit),
-            (post, "/user/onlinestatus", self.online),
-            (get, "/user/systemuids", self.system_uids),
-            (post, "/user/systemuids_add", self.add_system_uids),
-            (post, "/user/systemuids_remove", self.remove_system_uids),
+            (POST, "/user/token", self.token),
+            (POST, "/user/device_quit", self.device_quit),
+            (POST, "/user/onlinestatus", self.online),
+            (GET, "/user/systemuids", self.system_uids),
+            (POST, "/user/systemuids_add", self.add_system_uids),
+            (POST, "/user/systemuids_remove", self.remove_system_uids),
         ]
-        return [web.route(method, path, handler) for method, path, handler in table]
+        return [route(*entry) for entry in table]
 
     async def token(self, request: web.Request) -> web.Response:
         body = await read(request, TokenBody)

@@ -66,14 +66,18 @@ def update_chat(state: State, command: UpdateChat) -> Reply:
 def advance_commands(state: State, command: AdvanceCommands) -> Reply:
     channel, uid = command.channel, command.uid
     part_ = channel_part(channel)
-    row = state.user(part_, uid)
     head = state.head(part_)
-    if row is not None and head is not None and command.seq > row.cmd_read:
-        row.cmd_read = min(command.seq, head.cmd_seq)
+    if head is None:
+        return Reply()
+    row = state.user(part_, uid)
+    seq = min(command.seq, head.cmd_seq)
+    if row is not None and seq > row.cmd_read:
+        row.cmd_read = seq
         keep_or_drop(state, channel, part_, uid, row)
-    prefix = _by_name_prefix(uid) + part_
-    for key, _ in state.scan(prefix, prefix + seq_part(command.seq + 1)):
-        state.delete(key)
+    if head.named_seq:
+        prefix = _by_name_prefix(uid) + part_
+        for key, _ in state.scan(prefix, prefix + seq_part(seq + 1)):
+            state.delete(key)
     return Reply()
 
 

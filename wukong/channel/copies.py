@@ -19,6 +19,7 @@ from wukong.channel.commands import (
 from wukong.channel.effects import Propagate
 from wukong.channel.ids import PERSON, ChannelId
 from wukong.channel.state import (
+    USER_SEND_BAN,
     State,
     UserRow,
     _decode_copy,
@@ -104,9 +105,14 @@ def put_copy(state: State, command: PutCopy) -> Reply:
             state.put(b"c", encode((version, command.value)))
             state.settings = _decode_settings(command.value)
     elif kind == COPY_USER:
-        key = b"f" + command.key[0].encode()
+        uid = command.key[0]
+        key = b"f" + uid.encode()
         if _newer(state, key, version):
             state.put(key, encode((version, command.value)))
+            if command.value[0] & USER_SEND_BAN:
+                state.send_banned.add(uid)
+            else:
+                state.send_banned.discard(uid)
     elif kind == COPY_PAIR:
         pair, owner, chat_uid = command.key
         part = channel_part(ChannelId(PERSON, pair))

@@ -25,8 +25,18 @@ from wukong.channel.commands import (
 from wukong.channel.copies import COPY_PAIR, COPY_USER, propagate
 from wukong.channel.effects import MembersChanged
 from wukong.channel.ids import CUSTOMER_SERVICE, LIVE, PERSON, ChannelId, implicit_members, person_id
-from wukong.channel.permissions import PAIR_ALLOWED, PAIR_DENIED, USER_SEND_BAN
-from wukong.channel.state import Head, Interval, State, UserRow, _decode_user, after, channel_part, encode
+from wukong.channel.permissions import PAIR_ALLOWED, PAIR_DENIED
+from wukong.channel.state import (
+    USER_SEND_BAN,
+    Head,
+    Interval,
+    State,
+    UserRow,
+    _decode_user,
+    after,
+    channel_part,
+    encode,
+)
 
 _decode_times = msgspec.msgpack.Decoder(tuple[int, int]).decode
 
@@ -321,6 +331,4 @@ def list_page(
     prefix = (b"d" if which == LIST_DENY else b"a") + part
     start = prefix + after_uid.encode() + (b"\x00" if after_uid else b"")
     size = len(prefix)
-    return [
-        (key[size:].decode(), *_decode_times(row)) for key, row in state.scan(start, after(prefix), limit=limit)
-    ]
+    return [(key[size:].decode(), *_decode_times(row)) for key, row in state.scan(start, after(prefix), limit=limit)]

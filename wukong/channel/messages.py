@@ -87,11 +87,12 @@ def _store(state: State, command: Append, part: bytes, head: Head, message_id: i
         state.put(b"o" + part + command.from_uid.encode(), seq_part(seq))
     message = _message(command, message_id, seq, timestamp)
     state.put(kind + part + seq_part(seq), encode(message))
+    if command.is_cmd and command.recipients is not None:
+        head.named_seq = seq
+        _index_recipients(state, command, part, seq)
     state.put_head(part, head)
     if seq == 1:
         _first_message(state, command, part, seq)
-    if command.is_cmd and command.recipients is not None:
-        _index_recipients(state, command, part, seq)
     return message
 
 

@@ -16,8 +16,6 @@ BAN = 19
 DISBAND = 24
 SEND_BAN = 25
 
-USER_SEND_BAN = 1
-
 PAIR_DENIED = 1
 PAIR_ALLOWED = 2
 
@@ -34,10 +32,8 @@ def may_append(
 ) -> int:
     """The reason code for a message by uid. trusted: sent by the back end."""
     system = trusted or is_system(state, uid)
-    if not trusted:
-        flags = state.get(b"f" + uid.encode())
-        if flags is not None and _decode_copy(flags)[1][0] & USER_SEND_BAN:
-            return SEND_BAN
+    if not trusted and uid in state.send_banned:
+        return SEND_BAN
     # A command twin has no record of its own, so commands still reach a banned or dissolved group (http-api.md 21, 17).
     if head is not None and not is_cmd and channel.type not in _WITHOUT_CHANNEL_FLAGS:
         if head.ban:

@@ -39,7 +39,8 @@ class KeyValue(Protocol):
 
 
 class Head(msgspec.Struct, array_like=True, gc=False):
-    """One row per channel. `known`: an info record exists. Times in ms, last_* of messages in seconds."""
+    """One row per channel. `known`: an info record exists. Times in ms, last_* of messages in seconds. named_seq: the
+    last command that was sent by name, 0 for none."""
 
     known: bool = False
     large: bool = False
@@ -57,6 +58,7 @@ class Head(msgspec.Struct, array_like=True, gc=False):
     created_ms: int = 0
     updated_ms: int = 0
     list_version: int = 0
+    named_seq: int = 0
 
 
 class Interval(msgspec.Struct, array_like=True, gc=False):
@@ -132,6 +134,9 @@ class Stream(msgspec.Struct, array_like=True, gc=False):
     replies: list[bytes] = []
 
 
+# Bits of a user's flags, as other slots have a copy of them.
+USER_SEND_BAN = 1
+
 encode = msgspec.msgpack.Encoder().encode
 _decode_head = msgspec.msgpack.Decoder(Head).decode
 _decode_user = msgspec.msgpack.Decoder(UserRow).decode
@@ -200,6 +205,11 @@ class State:
         self.settings = Settings() if row is None else _decode_settings(_decode_copy(row)[1])
         row = self.get(b"y")
         self.system_uids: frozenset[str] = frozenset(() if row is None else _decode_uids(row)[1])
+        # Asked for with every message, and few: kept in memory, written through by the copies.
+        self.send_banned: set[str] = set()
+        for key, value in self.scan(b"f", after(b"f")):
+            if _decode_copy(value)[1][0] & USER_SEND_BAN:
+                self.send_banned.add(key[1:].decode())
         self.streams: dict[int, Stream] = {}
         for key, value in self.scan(b"S", after(b"S")):
             self.streams[int.from_bytes(key[1:], "big")] = _decode_stream(value)

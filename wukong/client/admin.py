@@ -65,6 +65,13 @@ class Page(msgspec.Struct, frozen=True):
     more: bool
 
 
+class MembersPage(msgspec.Struct, frozen=True):
+    """next: the cursor of the following page, empty after the last."""
+
+    subscribers: list[str]
+    next: str = ""
+
+
 class Accepted(msgspec.Struct, frozen=True):
     """Answer of `send_message`. WuKongIM answers before it checks permissions, and without message_seq (0 then)."""
 
@@ -369,21 +376,36 @@ class AdminClient:
     async def remove_all_subscribers(self, channel_id: str, channel_type: int) -> None:
         await self._do("/channel/subscriber_remove_all", {"channel_id": channel_id, "channel_type": channel_type})
 
-    async def subscribers(self, channel_id: str, channel_type: int = ChannelType.GROUP) -> list[str]:
-        """All members, in one answer (http-api.md, 13.3)."""
-        return await self._list(channel_id, channel_type, "subscribers")
+    async def subscribers_page(
+        self, channel_id: str, channel_type: int = ChannelType.GROUP, *, cursor: str = "", limit: int = 1_000
+    ) -> MembersPage:
+        """Members in the order of their uids, from behind cursor. This server only; WuKongIM refuses it (404)."""
+        path = "/channel/subscribers"
+        query = {"channel_id": channel_id, "channel_type": channel_type, "cursor": cursor, "limit": limit}
+        return self._read(path, await self.call("GET", path, query=query), MembersPage)
 
-    async def denylist(self, channel_id: str, channel_type: int = ChannelType.GROUP) -> list[str]:
-        return await self._list(channel_id, channel_type, "denylist")
+    async def subscribers(self, channel_id: str, channel_type: int = ChannelType.GROUP) -> list[str]:
+        """All members, page by page; at least those who are members all the while. From a WuKongIM server in one
+        answer (http-api.md, 13.3)."""
+        uids: list[str] = []
+        cursor = ""
+        try:
+            while True:
+                page = await self.subscribers_page(channel_id, channel_type, cursor=cursor)
+                uids += page.subscribers
+                cursor = page.next
+                if not cursor:
+                    return uids
+        except ApiRefused as fault:
+            if fault.http_status != NOT_FOUND_STATUS:
+                raise
+        path = f"/cluster/channels/{quote(channel_id, safe='')}/{channel_type}/subscribers"
+        return self._read(path, await self.call("GET", path), list[str])
 
     async def allowlist(self, channel_id: str, channel_type: int = ChannelType.GROUP) -> list[str]:
         path = "/channel/whitelist"
         answer = await self.call("GET", path, query={"channel_id": channel_id, "channel_type": channel_type})
         return [row.uid for row in self._read(path, answer, list[_AllowlistRow])]
-
-    async def _list(self, channel_id: str, channel_type: int, name: str) -> list[str]:
-        path = f"/cluster/channels/{quote(channel_id, safe='')}/{channel_type}/{name}"
-        return self._read(path, await self.call("GET", path), list[str])
 
     async def set_temp_subscribers(self, channel_id: str, uids: Sequence[str]) -> None:
         """Recipients of a temporary channel (type 8)."""
@@ -526,7 +548,24 @@ class AdminClient:
     async def last_message(self, channel_id: str, channel_type: int, *, login_uid: str = "") -> Message | None:
         path = "/channel/last_message"
         query = {"channel_id": channel_id, "channel_type": channel_type, "login_uid": login_uid}
-        content = await self.call("GET", path, query=query)
+        return self._message_or_none(path, await self.call("GET", path, query=query))
+
+    async def message(
+        self, login_uid: str, channel_id: str, channel_type: int, *, message_id: int = 0, client_msg_no: str = ""
+    ) -> Message | None:
+        """By either key; None if there is no such message."""
+        path = "/message"
+        body = {
+            "login_uid": login_uid,
+            "channel_id": channel_id,
+            "channel_type": channel_type,
+            "message_id": message_id,
+            "client_msg_no": client_msg_no,
+        }
+        return self._message_or_none(path, await self._post(path, body))
+
+    def _message_or_none(self, path: str, content: bytes) -> Message | None:
+        # "Not there" is 200 with another status inside (http-api.md, 2.5).
         if _status_of(content).status == NOT_FOUND_STATUS:
             return None
         return self._read(path, content, _Row).message()
@@ -565,7 +604,18 @@ class AdminClient:
             "msg_count": msg_count,
             "only_unread": int(only_unread),
         }
-        rows = self._read(path, await self._post(path, body), list[_Conversation])
+        return self._conversations(path, await self._post(path, body))
+
+    async def conversations_of(
+        self, uid: str, channels: Sequence[tuple[str, int]], *, msg_count: int = 1
+    ) -> list[Conversation]:
+        """One for each of these channels, in this order, known or not."""
+        path = "/conversation/syncByChannels"
+        named = [{"channel_id": channel_id, "channel_type": channel_type} for channel_id, channel_type in channels]
+        body = {"uid": uid, "channels": named, "msg_count": msg_count}
+        return self._conversations(path, await self._post(path, body))
+
+    def _conversations(self, path: str, content: bytes) -> list[Conversation]:
         return [
             Conversation(
                 channel_id=row.channel_id,
@@ -578,7 +628,7 @@ class AdminClient:
                 version=row.version,
                 recents=[message.message() for message in row.recents or ()],
             )
-            for row in rows
+            for row in self._read(path, content, list[_Conversation])
         ]
 
     async def clear_unread(self, uid: str, channel_id: str, channel_type: int) -> None:

@@ -13,16 +13,16 @@ from typing import Final
 
 BINARY: Final = 0x82
 TEXT: Final = 0x81
-"""First byte of a message in one frame."""
+CLOSE: Final = 0x88
+"""First byte of a message in one frame, and of a CLOSE."""
 
 _TEXT_START: Final = 0x01
 _CONTINUATION: Final = 0x00
 _LAST_CONTINUATION: Final = 0x80
-_CLOSE: Final = 0x88
 _PING: Final = 0x89
 _PONG: Final = 0x8A
 # FIN and opcode of every frame there is without an extension.
-_KNOWN: Final = frozenset((0x00, 0x01, 0x02, 0x80, 0x81, 0x82, _CLOSE, _PING, _PONG))
+_KNOWN: Final = frozenset((0x00, 0x01, 0x02, 0x80, 0x81, 0x82, CLOSE, _PING, _PONG))
 _CONTROL_LIMIT_BYTES: Final = 125
 
 _SHORT: Final = Struct("!BBH").pack
@@ -52,7 +52,7 @@ def frame_header(first: int, body_bytes: int) -> bytes:
 
 
 def close_frame(code: int) -> bytes:
-    return bytes((_CLOSE, 2)) + code.to_bytes(2, "big")
+    return bytes((CLOSE, 2)) + code.to_bytes(2, "big")
 
 
 def unmask(mask: bytes, body: bytes) -> bytes:
@@ -133,7 +133,7 @@ class FrameReader:
                 raise _Fault(CloseCode.PROTOCOL_ERROR)
             body_bytes &= 0x7F
             at += 2
-            if first >= _CLOSE:
+            if first >= CLOSE:
                 if body_bytes > _CONTROL_LIMIT_BYTES:
                     raise _Fault(CloseCode.PROTOCOL_ERROR)
             else:
@@ -155,7 +155,7 @@ class FrameReader:
             at = end
             if first == BINARY and self._message is None:
                 pieces.append(body)
-            elif first < _CLOSE:
+            elif first < CLOSE:
                 self._take(first, body, pieces)
             elif first != _PONG:
                 self._answer(first, body)
@@ -203,7 +203,7 @@ class FrameReader:
             if not (1000 <= code <= 1003 or 1007 <= code <= 1014 or 3000 <= code <= 4999):
                 raise _Fault(CloseCode.PROTOCOL_ERROR)
             _check_text(body[2:])
-        self.replies += bytes((_CLOSE, len(body[:2]))) + body[:2]
+        self.replies += bytes((CLOSE, len(body[:2]))) + body[:2]
         self._end()
 
     def _end(self) -> None:

@@ -6,7 +6,7 @@ packets otherwise (wkproto.md, section 9); the messages that become ready togeth
 
 from wukong.errors import ProtocolError
 from wukong.gateway.endpoint import Endpoint
-from wukong.gateway.frames import BINARY, TEXT, CloseCode, FrameReader, close_frame, frame_header
+from wukong.gateway.frames import BINARY, CLOSE, TEXT, CloseCode, FrameReader, close_frame, frame_header
 from wukong.gateway.hub import Hub
 from wukong.gateway.link import HANDSHAKE, OPENING
 from wukong.gateway.upgrade import UpgradeRefused, accept_response, read_request
@@ -39,6 +39,10 @@ class WebSocketEndpoint(Endpoint):
         reader = self._reader
         if reader is None:
             self._read_upgrade(data)
+            return
+        if reader.fault is not None and data[0] == CLOSE:
+            # Out of step with a client that broke the rules; this looks like its CLOSE, and nothing more is to come.
+            self._transport.close()
             return
         stream = reader.receive_data(data)
         if stream:

@@ -161,7 +161,9 @@ class Runtime:
         self._turn()
 
     async def ready(self) -> None:
-        """Wait until every group has applied what was in its log at start. Raises Unavailable if the runtime ends."""
+        """Wait until every group has a leader and has applied what was in its log at start.
+
+        Raises Unavailable if the runtime ends."""
         if self._ready is None:
             raise Unavailable("the log is not started")
         await asyncio.shield(self._ready)
@@ -465,9 +467,10 @@ class Runtime:
             self._check_ready(group)
 
     def _check_ready(self, group: int) -> None:
-        # A leader is needed to tell how much of the log counts. What it truncates, nobody waits for.
-        raw = self._nodes[group]
-        if raw.leader is not None and self._applied[group] >= raw.log.recovered_index:
+        # Only an entry of the present leadership tells how much of the log counts. What that leadership truncates,
+        # nobody waits for.
+        raw, applied = self._nodes[group], self._applied[group]
+        if raw.leader is not None and applied >= raw.log.recovered_index and raw.log.term_at(applied) == raw.term:
             self._unready.discard(group)
             if not self._unready and self._ready is not None and not self._ready.done():
                 self._ready.set_result(None)
