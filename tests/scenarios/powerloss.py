@@ -46,8 +46,8 @@ from wukong.store.overlay import prefix_end
 
 NODE_ID = 1
 SLOT_COUNT = 4
-SEGMENT_BYTES = 16 << 10
-TRIM_BYTES = 24 << 10
+SEGMENT_BYTES = 10 << 10
+TRIM_BYTES = 6 << 10
 APPLIED_KEY = b"\x00applied"
 STORES = 8
 

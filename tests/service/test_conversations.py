@@ -1,5 +1,7 @@
 """The conversation list: arithmetic, order, pages, limits. http-api.md section 11."""
 
+from typing import Any
+
 import pytest
 
 from tests.service.stack import Stack
@@ -24,11 +26,11 @@ async def write(stack: Stack, senders: str, channel_id: str = "g", kind: int = 2
         await stack.client_sends(stored_channel(channel_id, kind, sender), sender)
 
 
-async def sync(stack: Stack, uid: str = "b", msg_count: int = 10, **options: object) -> list[ConversationShape]:
-    return await stack.use_cases.conversations.sync(uid, msg_count=msg_count, **options)  # type: ignore[arg-type]
+async def sync(stack: Stack, uid: str = "b", msg_count: int = 10, **options: Any) -> list[ConversationShape]:
+    return await stack.use_cases.conversations.sync(uid, msg_count=msg_count, **options)
 
 
-async def only(stack: Stack, uid: str = "b", **options: object) -> ConversationShape:
+async def only(stack: Stack, uid: str = "b", **options: Any) -> ConversationShape:
     [shape] = await sync(stack, uid, **options)
     return shape
 
@@ -136,7 +138,7 @@ async def test_a_conversation_tells_of_its_newest_message(stack: Stack) -> None:
     ],
 )
 async def test_recents_begin_above_what_the_client_has_or_has_read(
-    stack: Stack, options: dict[str, object], recents: list[int]
+    stack: Stack, options: dict[str, Any], recents: list[int]
 ) -> None:
     await group(stack)
     await write(stack, "aaaaa")

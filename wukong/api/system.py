@@ -65,8 +65,8 @@ class SystemRoutes:
         table = [
             (GET, "/health", self.health),
             (GET, "/migrate/result", self.migrate_result),
-            (GET, "/route", self.route),
-            (POST, "/route/batch", self.route_batch),
+            (GET, "/route", self.client_addresses),
+            (POST, "/route/batch", self.client_addresses_of),
             (GET, "/connz", self.connz),
             (GET, "/varz", self.varz),
             (GET, "/varz/setting", self.setting),
@@ -87,10 +87,10 @@ class SystemRoutes:
 
     # -- addresses --
 
-    async def route(self, request: web.Request) -> web.Response:
+    async def client_addresses(self, request: web.Request) -> web.Response:
         return answers.bare(RouteShape(*self._route(request)))
 
-    async def route_batch(self, request: web.Request) -> web.Response:
+    async def client_addresses_of(self, request: web.Request) -> web.Response:
         try:
             uids = read_uids(await request.read())
         except BodyError:

@@ -1,13 +1,13 @@
 """The state of one slot: its rows, their keys, and the working set in memory.
 
 Rule: apply is a pure function of this slot's rows and the command (architecture.md section 4). Everything here reads
-and writes through a small key-value Protocol; what is kept in memory (channel heads, settings) is written through,
-so sizes of 0 and 1 give the same results.
+and writes through a small key-value Protocol; what is kept in memory (channel heads, settings, streams, who may not
+send) is written through, so sizes of 0 and 1 give the same results. docs/design/state.md tells the whole.
 
 Keys: one letter, then length-prefixed parts, so that no id can run into another; the last part is plain.
   h C            head: flags, last seqs, counts          z              the slot: last message id, the log's time
   m C uid        member and conversation of a user       S node         stream of a node
-  M C seq        message        K C seq  command         c / y          settings / system uids (copies)
+  M C seq        message        K C seq  command         c / y / Y      settings / system uids (copies) / their home
   i|I C no uid   idempotency of chat | commands          f uid          user flags (copy)
   q ms ...       expiry of idempotency without a row     l C uid        lists of uid against the peer (copy)
   o C uid        own last chat seq                       t uid flag     device token

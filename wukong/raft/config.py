@@ -2,6 +2,8 @@
 
 import msgspec
 
+from wukong.errors import ConfigError
+
 
 class RaftConfig(msgspec.Struct, frozen=True, kw_only=True):
     heartbeat_ms: int = 100
@@ -31,3 +33,15 @@ class RaftConfig(msgspec.Struct, frozen=True, kw_only=True):
     """Longest time spent applying before the event loop gets its turn."""
     apply_queue_bytes: int = 16 << 20
     """Committed and not applied; above it nothing more is collected until it has been applied."""
+
+    def __post_init__(self) -> None:
+        """Raises ConfigError if the settings contradict each other."""
+        faults = [f"{name}: must not be negative" for name in self.__struct_fields__ if getattr(self, name) < 0]
+        if self.election_min_ms <= 3 * self.heartbeat_ms:
+            faults.append("election_min_ms: must be over three times heartbeat_ms, or a lost heartbeat is an election")
+        if self.election_max_ms <= self.election_min_ms:
+            faults.append("election_max_ms: must be over election_min_ms, or votes split for ever")
+        if self.quorum_timeout_ms < self.election_max_ms:
+            faults.append("quorum_timeout_ms: must not be below election_max_ms")
+        if faults:
+            raise ConfigError(faults)

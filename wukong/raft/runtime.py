@@ -17,6 +17,7 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from queue import SimpleQueue
+from typing import NamedTuple
 
 from wukong.clock import Clock
 from wukong.errors import NotLeader, Unavailable
@@ -27,6 +28,25 @@ from wukong.raft.statemachine import Committed, Machine
 from wukong.raft.wal import Batch, Wal
 
 logger = logging.getLogger(__name__)
+
+
+class Stats(NamedTuple):
+    """Figures of the moment, for metrics. Bytes are those of records, not of blocks."""
+
+    groups_led: int
+    wal_bytes: int
+    wal_segments: int
+    written_bytes: int
+    """Since start, the same as sync_count and sync_seconds."""
+    sync_count: int
+    sync_seconds: float
+    queued_entries: int
+    """Committed and not applied."""
+    queued_bytes: int
+    log_entries: int
+    """Of all groups, in memory."""
+    malformed_messages: int
+
 
 SendMessage = Callable[[int, int, Message], None]
 """(group, node, message): put a message on the link to a node; lose it if there is none."""
@@ -39,10 +59,17 @@ _ENTRY_OVERHEAD_BYTES = 64
 
 
 class _DiskThread:
-    """Writes batches one after the other and reports each to the loop."""
+    """Writes batches one after the other and reports each to the loop.
 
-    def __init__(self, wal: Wal, loop: asyncio.AbstractEventLoop, done: Callable[[BaseException | None], None]) -> None:
+    A thread of its own instead of an executor: 25 instead of 40 microseconds for the way there and back.
+    """
+
+    def __init__(
+        self, wal: Wal, clock: Clock, loop: asyncio.AbstractEventLoop, done: Callable[[BaseException | None], None]
+    ) -> None:
+        self.busy_seconds = 0.0
         self._wal = wal
+        self._clock = clock
         self._loop = loop
         self._done = done
         self._queue: SimpleQueue[Batch | None] = SimpleQueue()
@@ -61,10 +88,12 @@ class _DiskThread:
     def _run(self) -> None:
         while (batch := self._queue.get()) is not None:
             error: BaseException | None = None
+            started = self._clock.monotonic()
             try:
                 self._wal.write(batch)
             except BaseException as caught:
                 error = caught
+            self.busy_seconds += self._clock.monotonic() - started
             try:
                 self._loop.call_soon_threadsafe(self._done, error)
             except RuntimeError:
@@ -77,6 +106,7 @@ class Runtime:
     wal: open, owned from here on. peers: the other voters when the groups are new; later the log knows them.
     on_fatal: called once, on the loop, with what broke; must end the process.
     send: where messages to other nodes go; nothing is sent without it.
+    snapshot_needed: told (group, node) at every heartbeat while a follower needs entries that were trimmed here.
     rng: draws election times.
     """
 
@@ -91,6 +121,7 @@ class Runtime:
         peers: Iterable[int] = (),
         config: RaftConfig | None = None,
         send: SendMessage | None = None,
+        snapshot_needed: Callable[[int, int], None] | None = None,
         rng: random.Random | None = None,
     ) -> None:
         self.node_id = node_id
@@ -102,6 +133,7 @@ class Runtime:
         self._peers = tuple(peers)
         self._config = config or RaftConfig()
         self._send = send
+        self._snapshot_needed = snapshot_needed
         self._rng = rng or random.Random()
         self._nodes: list[RawNode] = []
         self._applied: list[int] = []
@@ -151,7 +183,7 @@ class Runtime:
             )
             self._nodes.append(node)
             self._applied.append(max(applied.get(log.group, (0, 0))[0], log.base_index))
-        self._disk = _DiskThread(self._wal, self._loop, self._persisted)
+        self._disk = _DiskThread(self._wal, self._clock, self._loop, self._persisted)
         self._unready = set(range(self.group_count))
         self._ready = self._loop.create_future()
         self._running = True
@@ -245,6 +277,20 @@ class Runtime:
     def term(self, group: int) -> int:
         return self._nodes[group].term
 
+    def stats(self) -> Stats:
+        return Stats(
+            groups_led=sum(raw.is_leader for raw in self._nodes),
+            wal_bytes=self._wal.size_bytes,
+            wal_segments=self._wal.segment_count,
+            written_bytes=self._wal.written_bytes,
+            sync_count=self._wal.sync_count,
+            sync_seconds=self._disk.busy_seconds if self._disk is not None else 0.0,
+            queued_entries=len(self._queue),
+            queued_bytes=self._queue_bytes,
+            log_entries=sum(len(log) - 1 for log in self._wal.logs),
+            malformed_messages=sum(raw.malformed_count for raw in self._nodes),
+        )
+
     async def barrier(self, groups: Iterable[int], timeout_s: float) -> None:
         """Wait until everything that was acknowledged in the groups before this call is applied here.
 
@@ -328,11 +374,16 @@ class Runtime:
         self._on_all(lambda raw: raw.disconnected(node))
 
     def _on_all(self, act: Callable[[RawNode], None]) -> None:
-        if self._running:
+        if not self._running:
+            return
+        try:
             for raw in self._nodes:
                 act(raw)
-            self._active.update(range(self.group_count))
-            self.wake()
+        except Exception as error:
+            self._fail(error)
+            return
+        self._active.update(range(self.group_count))
+        self.wake()
 
     def _tick(self) -> None:
         self._timer = self._loop.call_later(self._config.tick_ms / 1000, self._tick)
@@ -388,6 +439,9 @@ class Runtime:
                 if ready.messages and self._send is not None:
                     for node, message in ready.messages:
                         self._send(group, node, message)
+                if ready.snapshots and self._snapshot_needed is not None:
+                    for node in ready.snapshots:
+                        self._snapshot_needed(group, node)
                 if ready.records:
                     self._wal.append(ready.records)
                     self._unsynced[group] = ready.seq
