@@ -29,6 +29,7 @@ import statistics
 import time
 from collections.abc import Awaitable, Callable
 from functools import partial
+from importlib.metadata import version
 from multiprocessing.connection import Connection as Pipe
 from typing import Any
 
@@ -338,7 +339,7 @@ def main() -> None:
     arguments = parser.parse_args()
     payload = random.Random(arguments.seed).randbytes(PAYLOAD_BYTES)
     print(
-        f"Python {platform.python_version()}, uvloop {uvloop.__version__}, seed {arguments.seed}, {platform.platform()}"
+        f"Python {platform.python_version()}, uvloop {version('uvloop')}, seed {arguments.seed}, {platform.platform()}"
     )
     for transport in arguments.transports.split(","):
         # Each in a process of its own: memory that was used once does not count again.

@@ -106,19 +106,35 @@ async def test_a_body_over_the_limit_is_refused_and_nothing_is_changed() -> None
         assert await api.post("/channel", CREATE) == OK
 
 
-async def test_a_body_over_the_limit_whose_length_is_not_told_is_refused_while_it_comes() -> None:
+async def first_line(request: bytes, options: ApiOptions) -> bytes:
+    """The status line that a server answers to these bytes, while the connection stays open."""
     stack = await Stack().start()
-    server = ApiServer(build_app(stack.use_cases, ApiOptions(body_limit_bytes=1_000)))
+    server = ApiServer(build_app(stack.use_cases, options))
     port = await server.start("127.0.0.1", 0)
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
-    writer.write(b"POST /channel HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n")
-    for _ in range(20):
-        writer.write(b"64\r\n" + b" " * 100 + b"\r\n")
-    head = await reader.readuntil(b"\r\n\r\n")
-    assert head.startswith(b"HTTP/1.1 413 ")
+    writer.write(request)
+    line = await reader.readline()
     writer.close()
     await writer.wait_closed()
     await server.stop()
+    return line
+
+
+async def test_a_body_over_the_limit_is_refused_before_it_comes() -> None:
+    head = b"POST /channel HTTP/1.1\r\nHost: x\r\nContent-Length: 1001\r\n\r\n"
+    assert (await first_line(head, ApiOptions(body_limit_bytes=1_000))).startswith(b"HTTP/1.1 413 ")
+
+
+async def test_a_body_over_the_limit_whose_length_is_not_told_is_refused_while_it_comes() -> None:
+    head = b"POST /channel HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+    chunks = 20 * (b"64\r\n" + b" " * 100 + b"\r\n")
+    assert (await first_line(head + chunks, ApiOptions(body_limit_bytes=1_000))).startswith(b"HTTP/1.1 413 ")
+
+
+async def test_a_body_that_does_not_come_in_time_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("wukong.api.request.BODY_TIMEOUT_S", 0.02)
+    head = b"POST /channel HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{"
+    assert (await first_line(head, ApiOptions())).startswith(b"HTTP/1.1 408 ")
 
 
 async def test_an_unavailable_log_is_503_in_the_shape_of_errors() -> None:

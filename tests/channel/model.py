@@ -128,12 +128,12 @@ class Device:
 
 @dataclass
 class Remembered:
-    """The newest message under a (channel, sender, client_msg_no)."""
+    """The newest message under a (channel, sender, client_msg_no). until_ms: for one that is not stored, when it is
+    forgotten; a stored one is judged by its age and the settings of the day."""
 
     payload: bytes
     reply: Reply
-    stored: bool
-    made_ms: int
+    until_ms: int | None
 
 
 class Model:
@@ -279,15 +279,15 @@ class Model:
                 self._first_message(channel, command.from_uid)
         reply = Reply(OK, message_id, seq, message.timestamp)
         if command.client_msg_no:
-            made_ms = message.timestamp * 1000 if stored else self.now_ms
-            self.numbers[key] = Remembered(command.payload, reply, stored, made_ms)
+            until_ms = None if stored else self.now_ms + self.settings.no_persist_idempotency_retention_ms
+            self.numbers[key] = Remembered(command.payload, reply, until_ms)
         self._seen.append(("push", command.channel, command.is_cmd, message, recipients, self.node, command.session))
         return reply
 
     def _forgotten(self, known: Remembered) -> bool:
-        if known.stored:
-            return known.made_ms + self.settings.idempotency_retention_ms < self.now_ms
-        return known.made_ms + self.settings.no_persist_idempotency_retention_ms <= self.now_ms
+        if known.until_ms is None:
+            return known.reply.timestamp * 1000 + self.settings.idempotency_retention_ms < self.now_ms
+        return known.until_ms <= self.now_ms
 
     def _new_id(self) -> int:
         """41 bits of milliseconds since 2010-11-04, 10 of slot, 12 of step: above every id of the slot before."""
@@ -335,21 +335,20 @@ class Model:
         added = []
         for uid in dict.fromkeys(listed):
             if uid.strip() and uid not in present:
-                self._joined(channel, uid)
+                self._joined(channel, uid, makes_talk=command.chats and command.channel.type != LIVE)
                 added.append(uid)
         if added or removed:
             self._seen.append(("members", command.channel, frozenset(added), frozenset(removed)))
         return Reply(version=version)
 
-    def _joined(self, channel: Channel, uid: str) -> None:
+    def _joined(self, channel: Channel, uid: str, *, makes_talk: bool) -> None:
         channel.history.append((self.position, uid, True))
-        if channel.id.type == LIVE and uid not in channel.talks:
-            return
-        talk = channel.talks.setdefault(uid, Talk())
-        talk.ends_at = None
-        talk.touched_ms = self.now_ms
-        if channel.id.type != LIVE:
+        if makes_talk:
+            talk = channel.talks.setdefault(uid, Talk())
             talk.read = max(talk.read, len(channel.chat))
+        if uid in channel.talks:
+            channel.talks[uid].ends_at = None
+            channel.talks[uid].touched_ms = self.now_ms
 
     def _left(self, channel: Channel, uid: str) -> None:
         channel.history.append((self.position, uid, False))
@@ -536,7 +535,8 @@ class Model:
         self.tokens[command.uid, command.device_flag] = (command.token_hash, command.level)
         if command.level == MASTER:
             for device in self.sessions_of(command.uid, command.device_flag):
-                self._end(device, True, "账号在其他设备上登录", 10_000)
+                # Connected until its socket is closed, ten seconds later: a login until then kicks it once more.
+                self._say_ended(device, True, "账号在其他设备上登录", 10_000)
         return Reply()
 
     def _on_QuitDevices(self, command: QuitDevices) -> Reply:
@@ -577,6 +577,9 @@ class Model:
 
     def _end(self, device: Device, kicked: bool, text: str, close_ms: int) -> None:
         self.devices.remove(device)
+        self._say_ended(device, kicked, text, close_ms)
+
+    def _say_ended(self, device: Device, kicked: bool, text: str, close_ms: int) -> None:
         reason = KICK if kicked else 0
         where = (device.uid, device.node, device.incarnation, device.session)
         self._seen.append(("ended", *where, kicked, reason, text, close_ms))

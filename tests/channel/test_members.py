@@ -178,6 +178,20 @@ def test_live_channels_make_no_conversation() -> None:
     assert shown(slot, channel=LIVE) is None
 
 
+def test_members_can_be_added_without_a_conversation() -> None:
+    """Recipients of a temporary channel."""
+    temporary = ChannelId(8, "t")
+    slot = slot_after(PutChannel(temporary, None, ["u"], True, 0, False), Append(temporary, False, "u", b"1"))
+    assert slot.state.is_member(channel_part(temporary), "u")
+    assert shown(slot, channel=temporary) is None
+    slot.do(UpdateChat(temporary, "u", CLEAR_UNREAD))
+    slot.do(PutChannel(temporary, None, [], True, 0, False))
+    slot.do(Append(temporary, False, "v", b"2", trusted=True))
+    assert shown(slot, channel=temporary) == (0, 1, [1])
+    slot.do(PutChannel(temporary, None, ["u"], True, 0, False))
+    assert shown(slot, channel=temporary) == (1, 1, [2, 1])
+
+
 def test_an_add_creates_the_channel_and_leaves_an_old_one_alone() -> None:
     slot = slot_after(add("u"))
     head = slot.state.head(PART)

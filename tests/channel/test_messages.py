@@ -340,10 +340,14 @@ def test_a_senders_own_last_seq_counts_the_chat_only() -> None:
     assert [own_last_seq(slot.state, PART, uid) for uid in ("u", "v", "w")] == [1, 2, 0]
 
 
-def test_settings_that_change_apply_to_what_is_remembered() -> None:
-    slot = group_slot(idempotency_retention_ms=60_000)
-    say(slot, "hi", "n1")
-    slot.do(PutSettings(encode(Settings(idempotency_retention_ms=1_000))))
+@pytest.mark.parametrize(("flags", "duplicate"), [(0, False), (NO_PERSIST, True)])
+def test_a_changed_retention_applies_to_stored_messages_at_once_and_to_others_from_now_on(
+    flags: int, duplicate: bool
+) -> None:
+    slot = group_slot(idempotency_retention_ms=60_000, no_persist_idempotency_retention_ms=60_000)
+    say(slot, "hi", "n1", flags=flags)
+    shorter = Settings(idempotency_retention_ms=1_000, no_persist_idempotency_retention_ms=1_000)
+    slot.do(PutSettings(encode(shorter)))
     slot.deliver()
     slot.now_ms += 5_000
-    assert not say(slot, "hi", "n1").duplicate
+    assert say(slot, "hi", "n1", flags=flags).duplicate is duplicate

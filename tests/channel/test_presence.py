@@ -170,8 +170,16 @@ def test_what_token_and_quit_do_to_sessions(command: Command, expected: list[tup
     )
     slot.do(command)
     assert ended(slot) == expected
-    gone = [session for session, *_ in expected]
+    # After a new token they stay connected until their sockets are closed, ten seconds later.
+    gone = [] if isinstance(command, SetToken) else [session for session, *_ in expected]
     assert live(slot) == [session for session in (1, 2, 3) if session not in gone]
+
+
+def test_a_master_login_kicks_once_more_who_was_told_of_the_new_token() -> None:
+    slot = slot_after(token(SLAVE), login(1, "d1"), token(MASTER, b"new"))
+    slot.do(login(2, "d2", token=b"new"))
+    assert ended(slot) == [(1, KICK, "login in other device", 2_000)]
+    assert live(slot) == [2]
 
 
 def test_quitting_devices_without_a_token_does_nothing() -> None:

@@ -525,7 +525,7 @@ def _put_channel(random: Random) -> Command:
         return PutChannel(_owner(random), info)
     reset = random.random() < 0.25
     staged = random.randrange(3) if reset else 0
-    return PutChannel(_channel(random), info, _uids(random, 6), reset, staged)
+    return PutChannel(_channel(random), info, _uids(random, 6), reset, staged, random.random() < 0.9)
 
 
 def _update_list(random: Random) -> Command:

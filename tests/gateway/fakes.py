@@ -48,7 +48,7 @@ class FakeSessions:
         self.most_in_progress = 0
         self._in_progress = 0
         self._answered = 0
-        self._relief: list[Callable[[], None]] = []
+        self.relief: list[Callable[[], None]] = []
 
     async def until(self, holds: Callable[[], bool], timeout_s: float = 10.0) -> None:
         """Wait for what the gateway tells."""
@@ -107,10 +107,10 @@ class FakeSessions:
         self.changed.set()
 
     def when_relieved(self, callback: Callable[[], None]) -> None:
-        self._relief.append(callback)
+        self.relief.append(callback)
 
     def relieve(self) -> None:
         self.congested = False
-        relief, self._relief = self._relief, []
+        relief, self.relief = self.relief, []
         for callback in relief:
             callback()

@@ -143,6 +143,47 @@ async def test_pushes_before_the_connack_wait_and_never_share_its_segment(make_w
     assert [packet.message_seq for packet in packets if isinstance(packet, Recv)] == [1, 2, 3, 4]
 
 
+async def test_the_first_push_comes_no_sooner_than_its_pause(make_world: Make) -> None:
+    world = await make_world(push_delay_ms=200)
+    client = await world.logged_in()
+    loop = asyncio.get_running_loop()
+    begin = loop.time()
+    world.gateway.deliver(a_view(1), [1])
+    await client.recv()
+    # The clocks of both sides are one; they are read some milliseconds apart.
+    assert loop.time() - begin > 0.15
+
+
+async def test_a_push_never_overtakes_those_that_waited_for_the_socket(world: World) -> None:
+    client = await a_client(world)
+    endpoint = world.gateway._hub.by_number[1]
+    endpoint.pause_writing()
+    world.gateway.deliver(a_view(1), [1])
+    world.gateway.sendack(1, Sendack(0, 1, 1, 2, 1))
+    endpoint.resume_writing()
+    world.gateway.deliver(a_view(3), [1])
+    world.gateway.sendack(1, Sendack(0, 1, 1, 4, 1))
+    packets = [await client.packet() for _ in range(4)]
+    assert [packet.message_seq for packet in packets if isinstance(packet, Recv | Sendack)] == [1, 2, 3, 4]
+
+
+async def test_what_waits_is_counted_until_it_is_written(world: World) -> None:
+    client = await a_client(world)
+    endpoint = world.gateway._hub.by_number[1]
+    assert endpoint.pending_bytes == 0
+    endpoint.pause_writing()
+    for number in range(100):
+        world.gateway.deliver(a_view(number, bytes(300)), [1])
+    whole = endpoint.pending_bytes
+    assert whole > 100 * 400
+    endpoint._flowing = True
+    assert endpoint.flush(60)
+    assert endpoint.pending_bytes == whole * 40 // 100
+    assert not endpoint.flush(60)
+    assert endpoint.pending_bytes == 0
+    assert [(await client.recv()).message_seq for _ in range(100)] == list(range(100))
+
+
 async def test_a_send_right_after_the_connack_is_answered_before_pushes_begin(make_world: Make) -> None:
     world = await make_world(push_delay_ms=10_000)
     client = await world.logged_in()
@@ -153,7 +194,7 @@ async def test_a_send_right_after_the_connack_is_answered_before_pushes_begin(ma
 async def test_who_does_not_read_is_closed_and_the_others_get_everything(make_world: Make) -> None:
     world = await make_world(outbound_limit_bytes=300_000)
     slow, fast = await a_client(world, "slow"), await a_client(world, "fast")
-    slow.writer.transport.pause_reading()  # type: ignore[attr-defined]
+    slow.writer.transport.pause_reading()
     got = 0
     for number in range(1, 2000):
         world.gateway.deliver(a_view(number, bytes(10_000)), [1, 2])
@@ -166,7 +207,7 @@ async def test_who_does_not_read_is_closed_and_the_others_get_everything(make_wo
     world.gateway.deliver(a_view(got + 1), [1, 2])
     assert (await fast.recv()).message_seq == got + 1
     # What the socket had taken still comes, in order, and then the end.
-    slow.writer.transport.resume_reading()  # type: ignore[attr-defined]
+    slow.writer.transport.resume_reading()
     seqs = []
     with pytest.raises(Closed) as closed:
         while True:
@@ -179,13 +220,13 @@ async def test_who_does_not_read_is_closed_and_the_others_get_everything(make_wo
 async def test_a_reader_that_stops_for_a_while_misses_nothing(make_world: Make) -> None:
     world = await make_world(outbound_limit_bytes=50_000_000)
     client = await a_client(world)
-    client.writer.transport.pause_reading()  # type: ignore[attr-defined]
+    client.writer.transport.pause_reading()
     number = 0
     while world.gateway.info(1).pending_bytes < 2_000_000:  # type: ignore[union-attr]
         number += 1
         world.gateway.deliver(a_view(number, bytes(20_000)), [1])
         await asyncio.sleep(0)
-    client.writer.transport.resume_reading()  # type: ignore[attr-defined]
+    client.writer.transport.resume_reading()
     assert [(await client.recv()).message_seq for _ in range(number)] == list(range(1, number + 1))
     assert world.gateway.info(1).pending_bytes == 0  # type: ignore[union-attr]
 
@@ -193,7 +234,7 @@ async def test_a_reader_that_stops_for_a_while_misses_nothing(make_world: Make) 
 async def test_pongs_for_who_does_not_read_are_limited_too(make_world: Make) -> None:
     world = await make_world(outbound_limit_bytes=200_000, protocol={"encryption": False})
     client = await world.logged_in("slow")
-    client.writer.transport.pause_reading()  # type: ignore[attr-defined]
+    client.writer.transport.pause_reading()
 
     async def fill() -> None:
         number = 0

@@ -134,6 +134,19 @@ async def test_our_close_waits_for_the_clients_and_no_second_one_is_sent(world: 
     assert await asyncio.wait_for(client.reader.read(), 10) == b""
 
 
+async def test_the_close_of_a_client_that_was_not_read_is_still_heard(world: World) -> None:
+    world.sessions.congested = True
+    client = await world.logged_in()
+    client.send_bytes(client.message(1))
+    while not world.gateway.counters.paused:
+        await asyncio.sleep(0)
+    world.gateway.drop(1)
+    with pytest.raises(Closed):
+        await client.next_message()
+    client.writer.write(websocket_frame((1013).to_bytes(2, "big"), 0x88))
+    assert await asyncio.wait_for(client.reader.read(), 10) == b""
+
+
 async def test_a_client_that_does_not_answer_our_close_is_cut_off(world: World) -> None:
     client = await world.logged_in()
     world.gateway.drop(1)

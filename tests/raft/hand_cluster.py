@@ -64,7 +64,7 @@ class Hand:
                     self.position = (entry.index, entry.term)
             self.snapshots_wanted += ready.snapshots
             if ready.leadership is not None:
-                self.leaderships.append(tuple(ready.leadership))
+                self.leaderships.append((ready.leadership.leader, ready.leadership.term))
             if self.disk_answers and self.written:
                 self.sync()
             elif not (ready.messages or ready.records or ready.committed):

@@ -207,7 +207,7 @@ def test_3a_a_lone_voter_elects_itself_at_once_and_commits_only_what_is_on_disk(
     for _ in range(3):
         node.tick(6.0)
     assert node.ready().committed == []
-    assert node.commit_index == 2
+    assert node._core.commit_index == 2
     node.persisted(ready.seq)
     assert [(e.index, e.data) for e in node.ready().committed] == [(3, b"a"), (4, b"b")]
 
@@ -652,6 +652,20 @@ def test_a_full_window_stops_entries_but_not_heartbeats() -> None:
     assert cluster.waiting(1, 2)[-1]["entries"] == []
     cluster.settle(8)
     assert len(cluster[2].values) == 20
+
+
+def test_a_window_that_was_full_is_open_in_the_next_leadership() -> None:
+    cluster = led_by_one(config=RaftConfig(heartbeat_ms=100, election_min_ms=400, window_messages=1))
+    cluster.propose(1, *[b"lost"] * 8)
+    for other in (2, 3):
+        assert cluster.waiting(1, other).pop()["entries"][-1][1] == 10
+    cluster.elect(2, voters=(3,))
+    cluster.deliver_all()
+    cluster.elect(1, voters=(2, 3))
+    cluster.settle()
+    cluster.propose(1, b"b")
+    cluster.settle()
+    assert cluster[2].values == [b"b"]
 
 
 def test_followers_learn_of_a_commit_in_the_step_that_moves_it() -> None:

@@ -44,7 +44,8 @@ class Machine:
     async def put(self, group: int, value: bytes) -> int:
         future = self.futures[value] = asyncio.get_running_loop().create_future()
         self.offer(group, value)
-        return await future
+        index: int = await future
+        return index
 
     def offer(self, group: int, *values: bytes) -> None:
         self.waiting.setdefault(group, []).extend(values)
@@ -188,7 +189,10 @@ async def test_what_arrives_while_the_disk_is_busy_becomes_one_entry(tmp_path: P
         runtime._wal.write = slow  # type: ignore[method-assign]
         first = asyncio.ensure_future(machine.put(0, b"first"))
         await started.wait()
-        rest = [asyncio.ensure_future(machine.put(0, b"%d" % i)) for i in range(50)]
+        rest = []
+        for number in range(50):
+            rest.append(asyncio.ensure_future(machine.put(0, b"%d" % number)))
+            await asyncio.sleep(0)
         other = asyncio.ensure_future(machine.put(1, b"other"))
         await asyncio.sleep(0)
         release.set()
@@ -260,17 +264,53 @@ async def test_applying_is_cut_into_slices_of_a_few_milliseconds(tmp_path: Path)
 
 
 async def test_while_applying_lags_nothing_more_is_collected(tmp_path: Path) -> None:
-    config = RaftConfig(apply_queue_bytes=1)
-    async with running(tmp_path, config=config) as (runtime, machine):
-        runtime._slice_bytes = 1
+    async with running(tmp_path, config=RaftConfig(apply_queue_bytes=100)) as (runtime, machine):
+        runtime._slice_bytes = 1  # one entry per turn
+        runtime._adapt = lambda size, took_ms: None  # type: ignore[method-assign]
         for group in range(4):
             machine.offer(group, b"one")
-        seen: list[int] = []
-        machine.on_apply = lambda entries: seen.append(len(machine.collected))
-        await machine.put(0, b"later")
-        while len(seen) < 4:
+        queued_at_collect: list[int] = []
+        collect = machine.collect
+
+        def observed() -> list[tuple[int, bytes]]:
+            queued_at_collect.append(runtime._queue_bytes)
+            return collect()
+
+        machine.collect = observed  # type: ignore[method-assign]
+        while len(machine.values) < 4:
+            machine.runtime = runtime
+            runtime.wake()
             await asyncio.sleep(0)
-        assert runtime._queue_bytes == 0
+        assert max(queued_at_collect) < 100
+
+
+async def test_there_is_never_more_than_one_turn_in_a_round_of_the_event_loop(tmp_path: Path) -> None:
+    async with running(tmp_path, groups=32) as (runtime, machine):
+        runtime._slice_bytes = 1
+        runtime._adapt = lambda size, took_ms: None  # type: ignore[method-assign]
+        rounds = turns = 0
+        turn = runtime._turn
+
+        def counted() -> None:
+            nonlocal turns
+            turns += 1
+            turn()
+
+        runtime._turn = counted  # type: ignore[method-assign]
+        pending = [asyncio.ensure_future(machine.put(group, b"%d" % group)) for group in range(32)]
+        while not runtime._disk_busy:
+            await asyncio.sleep(0)
+        while runtime._disk_busy:
+            runtime.wake()  # a turn is always due when the disk reports
+            turns = 0
+            await asyncio.sleep(0)
+        turns = 0
+        while runtime._queue:
+            rounds += 1
+            await asyncio.sleep(0)
+        assert rounds > 10
+        assert turns <= rounds + 1
+        await asyncio.gather(*pending)
 
 
 # -- barriers
@@ -287,7 +327,7 @@ async def test_a_barrier_on_a_lone_voter_does_not_wait(tmp_path: Path) -> None:
 async def test_a_barrier_waits_until_what_was_committed_is_applied(tmp_path: Path) -> None:
     async with running(tmp_path) as (runtime, machine):
         runtime._slice_bytes = 1
-        runtime._adapt = lambda size, took: None  # type: ignore[method-assign]
+        runtime._adapt = lambda size, took_ms: None  # type: ignore[method-assign]
         first = asyncio.ensure_future(machine.put(0, b"a"))
         second = asyncio.ensure_future(machine.put(1, b"b"))
         while runtime._nodes[1].commit_index < 3:
@@ -426,7 +466,11 @@ async def test_the_log_is_trimmed_behind_the_flushed_state(tmp_path: Path) -> No
 async def test_the_log_goes_on_while_the_state_is_flushed(tmp_path: Path) -> None:
     async with running(tmp_path, config=RaftConfig(trim_bytes=1000)) as (_, machine):
         release = threading.Event()
-        machine.on_flush = lambda: release.wait(5) and None
+
+        def wait() -> None:
+            release.wait(5)
+
+        machine.on_flush = wait
         await machine.put(0, b"x" * 2000)
         for number in range(5):
             await machine.put(0, b"%d" % number)
@@ -544,6 +588,27 @@ async def test_when_the_leader_goes_another_takes_over_and_the_old_one_catches_u
         await asyncio.wait_for(net.runtimes[first].ready(), 5)
         await net.runtimes[first].barrier([0], 5.0)
         assert machine.values[0] == [b"a", b"b"]
+
+
+async def test_a_node_that_was_away_for_a_moment_finds_its_entries_in_the_log(tmp_path: Path) -> None:
+    async with cluster(tmp_path) as net:
+        leader = await net.leader()
+        away = next(node for node in net.ids if node != leader)
+        machine = await net.stop(away)
+        for number in range(10):
+            await net.machines[leader].put(0, b"%d" % number)
+        runtime = net.runtimes[leader]
+        await runtime._trim()
+        log = runtime._wal.logs[0]
+        assert log.base_index == 1
+        runtime._config = RaftConfig(retain_bytes=200)
+        await runtime._trim()
+        assert 1 < log.base_index < log.last_index - 1
+        runtime._config = FAST
+        net.start(away, machine)
+        wanted = asyncio.Event()
+        runtime._snapshot_needed = lambda group, node: wanted.set()
+        await asyncio.wait_for(wanted.wait(), 5)  # ... but not for ever
 
 
 async def test_a_barrier_without_a_majority_fails(tmp_path: Path) -> None:

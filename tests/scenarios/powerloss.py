@@ -7,6 +7,7 @@ beginning of the log makes, with everything acknowledged in it.
 """
 
 import asyncio
+import itertools
 import random
 import shutil
 import threading
@@ -55,8 +56,9 @@ STORES = 8
 class LoggingStore(MemoryStore):
     """Keeps what it was given since the last flush, so that `lossy_copy` can lose any end of it."""
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, rows: Mapping[bytes, bytes] | None = None) -> None:
+        super().__init__(rows)
+        self._before = dict(rows or {})
         self._lock = threading.Lock()
         self._flushed: list[Mapping[bytes, bytes | None]] = []
         self._batches: list[Mapping[bytes, bytes | None]] = []
@@ -72,16 +74,20 @@ class LoggingStore(MemoryStore):
             self._flushed += self._batches
             self._batches = []
 
-    def after_power_loss(self, rng: random.Random) -> dict[bytes, bytes]:
-        """The rows as another process may find them."""
+    def after_power_loss(self, rng: random.Random, *, lose_all: bool | None = None) -> dict[bytes, bytes]:
+        """The rows as another process may find them. lose_all: everything since the last flush, or nothing of it."""
         with self._lock:
-            copy = MemoryStore()
+            copy = MemoryStore(self._before)
             for changes in self._flushed:
                 copy.write(changes)
             copy.flush()
             for changes in self._batches:
                 copy.write(changes)
-        copy.lose(min(copy.unflushed, int(rng.expovariate(0.1))) if rng.random() < 0.8 else copy.unflushed)
+        if lose_all is None:
+            some = int(rng.expovariate(0.1))
+            copy.lose(copy.unflushed if rng.random() < 0.2 else min(copy.unflushed, some))
+        elif lose_all:
+            copy.lose(copy.unflushed)
         return dict(copy.reopen().scan(b"", b"\xff" * 16))
 
 
@@ -160,12 +166,14 @@ class Machine:
     wal: StoppableWal
     node: WatchedNode
     runtime: Runtime
+    proposed: list[Command] = field(default_factory=list)
     acknowledged: list[Acknowledged] = field(default_factory=list)
     failures: list[BaseException] = field(default_factory=list)
 
     @classmethod
-    async def start(cls, directory: Path) -> "Machine":
-        store = LoggingStore()
+    async def start(cls, directory: Path, rows: Mapping[bytes, bytes] | None = None) -> "Machine":
+        """rows: what the store holds already."""
+        store = LoggingStore(rows)
         wal = open_wal(StoppableWal, directory)
         assert isinstance(wal, StoppableWal)
         wal.prepare()
@@ -178,15 +186,16 @@ class Machine:
         await node.go_live()
         return machine
 
-    def propose(self, command: Command, waiting: list[asyncio.Future[None]]) -> None:
+    def propose(self, command: Command, waiting: list[asyncio.Future[Reply | None]]) -> None:
         slot = self.node.slot(routing_key(command))
-        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        future: asyncio.Future[Reply | None] = asyncio.get_running_loop().create_future()
         waiting.append(future)
+        self.proposed.append(command)
 
         def done(reply: Reply | None) -> None:
             if reply is not None:
                 self.acknowledged.append(Acknowledged(command, reply))
-            future.set_result(None)
+            future.set_result(reply)
 
         self.node.propose(slot, command, done)
 
@@ -248,31 +257,31 @@ async def run(node: Node, wal: Wal, failures: list[BaseException]) -> Runtime:
 # -- what a power loss may leave
 
 
-def remains(moment: Moment, *, cuts: range) -> Iterator[tuple[str, dict[str, bytes], int]]:
-    """(name of the case, files, bytes of the batch that survived): the log cut at every byte of the batch, garbage or
-    zeros where the file system had made room already, and every stage of beginning a new segment."""
+def remains(moment: Moment, *, cuts: range) -> Iterator[tuple[str, dict[str, bytes], bytes]]:
+    """(name of the case, files, what they hold of the batch): the log cut at every byte of the batch, zeros or garbage
+    where the file system had made room already, and every stage of beginning a new segment."""
     newest = max(moment.files)
     data = moment.batch.data
     for cut in cuts:
-        kept = moment.files[newest] + data[:cut]
-        yield f"cut at {cut}", moment.files | {newest: kept}, cut
-        if cut % 7 == 0 and cut < len(data):
-            yield f"zeros from {cut}", moment.files | {newest: kept + bytes(len(data) - cut)}, cut
-        if cut % 11 == 0 and cut < len(data):
-            flipped = bytes((data[cut] ^ 0x40,))
-            yield f"flipped bit at {cut}", moment.files | {newest: kept + flipped}, cut
+        left = [("cut at", data[:cut])]
+        if cut < len(data) and cut % 7 == 0:
+            left.append(("zeros from", data[:cut] + bytes(len(data) - cut)))
+        if cut < len(data) and cut % 11 == 0:
+            left.append(("flipped bit at", data[:cut] + bytes((data[cut] ^ 0x40,))))
+        for name, some in left:
+            yield f"{name} {cut}", moment.files | {newest: moment.files[newest] + some}, some
     following = moment.batch.next_segment
     if following is None:
         return
-    whole = moment.files | {newest: moment.files[newest] + data}
+    files = moment.files | {newest: moment.files[newest] + data}
     head = moment.batch.head
     for cut in range(0, len(head), 499):
-        yield f"new segment cut at {cut}", whole | {f"{following.number:012d}.tmp": head[:cut]}, len(data)
-    begun = whole | {following.path.name: head}
-    yield "new segment begun", begun, len(data)
+        yield f"new segment cut at {cut}", files | {f"{following.number:012d}.tmp": head[:cut]}, data
+    files = files | {following.path.name: head}
+    yield "new segment begun", files, data
     for number, dropped in enumerate(moment.batch.drop, start=1):
-        begun = {name: content for name, content in begun.items() if name != dropped.path.name}
-        yield f"{number} segments dropped", begun, len(data)
+        files = {name: content for name, content in files.items() if name != dropped.path.name}
+        yield f"{number} segments dropped", files, data
 
 
 def entries_in(data: bytes) -> Iterator[tuple[int, int]]:
@@ -333,13 +342,16 @@ def routing_key(command: Command) -> str:
     return channel.id
 
 
-def random_command(rng: random.Random, numbers: Iterator[int]) -> Command:
+_numbers = itertools.count(1)
+
+
+def random_command(rng: random.Random) -> Command:
     channel = rng.choice(CHANNELS)
     some = rng.sample(UIDS, rng.randint(1, 4))
     uid = some[0]
     draw = rng.random()
     if draw < 0.5:
-        number = f"n{next(numbers)}"
+        number = f"n{next(_numbers)}"
         payload = rng.randbytes(rng.randint(0, 60))
         if draw < 0.08:
             pair = ChannelId(1, person_id(uid, rng.choice(UIDS)))
@@ -358,4 +370,4 @@ def random_command(rng: random.Random, numbers: Iterator[int]) -> Command:
         return UpdateChat(channel, uid, rng.randrange(3), rng.randrange(4))
     if draw < 0.95:
         return AdvanceCommands(channel, uid, rng.randrange(5))
-    return OpenSession(uid, next(numbers), rng.randrange(3), f"d{rng.randrange(3)}", b"")
+    return OpenSession(uid, next(_numbers), rng.randrange(3), f"d{rng.randrange(3)}", b"")

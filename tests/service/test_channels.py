@@ -73,9 +73,10 @@ async def test_two_replacements_at_once_leave_one_of_the_two_lists_whole() -> No
     stack = await small_commands()
     channels = stack.use_cases.channels
     await asyncio.gather(
-        channels.add_members(GROUP, uids(0, 45), reset=True), channels.add_members(GROUP, uids(100, 45), reset=True)
+        channels.add_members(GROUP, uids(0, 95), reset=True), channels.add_members(GROUP, uids(100, 15), reset=True)
     )
-    assert await all_members(stack.use_cases) in (uids(0, 45), uids(100, 45))
+    # The shorter one would be done before the longer one has sent all its parts.
+    assert await all_members(stack.use_cases) in (uids(0, 95), uids(100, 15))
 
 
 async def test_replacements_of_later_incarnations_use_higher_numbers() -> None:

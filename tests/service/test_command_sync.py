@@ -3,7 +3,7 @@
 import pytest
 
 from tests.service.stack import Stack
-from wukong.channel.commands import RememberSync
+from wukong.channel.commands import AdvanceCommands, TakeSync
 from wukong.channel.ids import ChannelId
 from wukong.service.messages import NO_PERSIST, SYNC_ONCE
 
@@ -84,12 +84,16 @@ async def test_a_second_confirmation_does_nothing(stack: Stack) -> None:
 async def test_an_empty_sync_forgets_what_an_earlier_one_handed_out(stack: Stack) -> None:
     await commands(stack, 1, "g")
     await sync(stack)
-    # Confirmed by a master's RECVACK meanwhile.
-    await stack.use_cases.command_sync.acknowledge("b")
-    await sync(stack)
-    before = stack.commands(RememberSync)
+    # As a master's RECVACK does.
+    await stack.run("g", AdvanceCommands(ChannelId(2, "g"), "b", 1))
     assert await sync(stack) == []
-    assert stack.commands(RememberSync) == before
+    assert (await stack.run("b", TakeSync("b"))).positions == []
+
+
+async def test_an_empty_sync_with_nothing_to_forget_writes_nothing(stack: Stack) -> None:
+    before = len(stack.log.entries)
+    assert await sync(stack) == []
+    assert len(stack.log.entries) == before
 
 
 async def test_who_joined_later_gets_only_what_came_since(stack: Stack) -> None:

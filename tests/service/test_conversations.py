@@ -223,8 +223,11 @@ async def test_pages_cut_the_ordered_list(stack: Stack, page: int, page_size: in
     assert [shape.channel_id for shape in shapes] == ids[first:last]
 
 
-async def test_groups_without_messages_take_no_place_on_a_page(stack: Stack) -> None:
-    ids = await in_order(stack, 4)
+async def test_what_shows_nothing_takes_no_place_on_a_page(stack: Stack) -> None:
+    ids = await in_order(stack, 6)
+    deleted = ids.pop(0), ids.pop(2)
+    for channel_id in deleted:
+        await stack.use_cases.conversations.delete("b", channel_id, 2)
     stack.clock.ms += 1_000
     for n in range(10):
         await group(stack, f"empty{n}")

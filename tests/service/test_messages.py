@@ -307,8 +307,9 @@ async def test_asking_for_too_many_messages_is_refused(stack: Stack) -> None:
         ("g____cmd", 2, "a", Twin(GROUP, True)),
         ("bob", 1, "alice", Twin(ChannelId(1, "bob@alice"), False)),
         ("alice", 1, "bob", Twin(ChannelId(1, "bob@alice"), False)),
-        ("bob____cmd", 1, "alice", Twin(ChannelId(1, "bob@alice"), True)),
+        ("bob____cmd", 1, "alice", Twin(ChannelId(1, "bob____cmd@alice"), False)),
         ("bot", 11, "u", Twin(ChannelId(11, "u@bot"), False)),
+        ("bot____cmd", 11, "u", Twin(ChannelId(11, "u@bot____cmd"), False)),
         ("u@bot", 11, "u", Twin(ChannelId(11, "u@bot"), False)),
         ("u@bot", 11, "somebody", Twin(ChannelId(11, "u@bot"), False)),
     ],
@@ -322,7 +323,8 @@ async def test_a_user_names_a_log_by_what_he_sees(
 async def test_a_stored_id_names_a_log_as_it_is(stack: Stack) -> None:
     stored = stack.use_cases.messages.stored
     assert stored("bob@alice", 1) == Twin(ChannelId(1, "bob@alice"), False)
-    assert stored("bob@alice____cmd", 1) == Twin(ChannelId(1, "bob@alice"), True)
+    assert stored("bob@alice____cmd", 1) == Twin(ChannelId(1, "bob@alice____cmd"), False)
+    assert stored("g____cmd", 2) == Twin(GROUP, True)
 
 
 async def test_a_channel_nobody_wrote_to_has_no_last_message(stack: Stack) -> None:

@@ -116,6 +116,10 @@ class Judge:
         if first != node:
             self.blame(f"two leaders in term {term} of group {group}")
 
+    def sees_voters(self, raw: RawNode) -> None:
+        if set(raw._core.peers) != set(raw.log.voters()) - {raw.node_id}:
+            self.blame(f"core and log of node {raw.node_id} disagree about the voters")
+
     def acknowledge(self, group: int, value: int, index: int, now: float) -> None:
         self.acknowledged[group, value] = now
         self.acknowledged_index[group] = max(self.acknowledged_index.get(group, 0), index)
@@ -263,6 +267,7 @@ class Replica:
         for group, raw in enumerate(self.raws):
             raw.tick(world.now)
             ready = raw.ready()
+            world.judge.sees_voters(raw)
             if raw.is_leader:
                 world.judge.sees_leader(group, raw.term, self.node_id)
             for node, message in ready.messages:

@@ -109,7 +109,7 @@ class ServerProcess:
             try:
                 self.wait_ready(timeout_s)
             except ServerFailed as failure:
-                if "in use" not in str(failure).lower():
+                if "cannot listen" not in str(failure):
                     raise
             else:
                 return

@@ -99,7 +99,8 @@ class Message(msgspec.Struct, frozen=True, gc=False):
 
 
 class Client:
-    """One connection. received: in the order of arrival, without fences. closed: set when the connection is gone.
+    """One connection. received: in the order of arrival, without fences. closed: set when the connection is gone;
+    close_code: WebSocket's, 0 for TCP.
 
     acknowledge: answer RECVs with RECVACK. on_message: called for each of them.
     """
@@ -131,6 +132,7 @@ class Client:
         self.connack: Connack | None = None
         self.closed = asyncio.Event()
         self.closed_at = 0.0
+        self.close_code = 0
         self.leaving = False
         self.pongs = 0
         self._loop = asyncio.get_running_loop()
@@ -525,6 +527,7 @@ class _WebSocket(_Transport):
         finally:
             # A close of our own ends in the writer, with the handshake done.
             if not self._closing:
+                self._client.close_code = self._socket.close_code or 0
                 self._writer.cancel()
                 self._client.lost()
 

@@ -120,7 +120,12 @@ def _read_string(value: Any, where: str) -> str:
 def _read_strings(value: Any, where: str) -> list[str]:
     if type(value) is not list:
         raise _mismatch(value, where, "[]string")
-    return ["" if item is None else _read_string(item, where) for item in value]
+    try:
+        # The usual case in a few calls, however long the list: texts only, and fit to be written.
+        "".join(value).encode()
+    except (TypeError, UnicodeEncodeError):
+        return ["" if item is None else _read_string(item, where) for item in value]
+    return value
 
 
 def _read_bytes(value: Any, where: str) -> bytes:

@@ -1,5 +1,6 @@
 """What handlers read from a request besides its body, and the checks many of them share. http-api.md 2.4 and 2.6."""
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
@@ -22,6 +23,9 @@ CHANNEL_ID_SPECIAL = "频道ID不能包含特殊字符！"
 CHANNEL_TYPE_ZERO = "频道类型不能为0！"
 UIDS_EMPTY = "uids不能为空！"
 SUBSCRIBERS_EMPTY = "订阅者不能为空！"
+
+# A caller that sends slowly must not hold one of the places for requests for ever.
+BODY_TIMEOUT_S = 30.0
 
 _MAX_BYTE = 255
 
@@ -78,15 +82,24 @@ def query_text(request: web.Request, name: str) -> str:
     return value.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
 
 
+async def body_of(request: web.Request) -> bytes:
+    """The bytes of the body. Raises RequestRefused when they do not come within BODY_TIMEOUT_S."""
+    try:
+        async with asyncio.timeout(BODY_TIMEOUT_S):
+            return await request.read()
+    except TimeoutError:
+        raise RequestRefused(f"the body did not come within {BODY_TIMEOUT_S:.0f} s", status=408) from None
+
+
 async def read(request: web.Request, into: type[T]) -> T:
     """The body; a bad one is refused with the decoder's own text."""
-    return read_body(await request.read(), into)
+    return read_body(await body_of(request), into)
 
 
 async def read_or(request: web.Request, into: type[T], text: str) -> T:
     """The body; a bad one is refused with this text."""
     try:
-        return read_body(await request.read(), into)
+        return read_body(await body_of(request), into)
     except BodyError:
         raise RequestRefused(text) from None
 
@@ -94,6 +107,6 @@ async def read_or(request: web.Request, into: type[T], text: str) -> T:
 async def read_explained(request: web.Request, into: type[T]) -> T:
     """The body; a bad one is refused with BAD_FORMAT and the decoder's text."""
     try:
-        return read_body(await request.read(), into)
+        return read_body(await body_of(request), into)
     except BodyError as error:
         raise RequestRefused(f"{BAD_FORMAT}: {error.text}") from None

@@ -8,7 +8,7 @@ from aiohttp import web
 
 from wukong.api import answers
 from wukong.api.body import BodyError, Int64, Uint64, read_uids
-from wukong.api.request import BAD_FORMAT, GET, POST, query_int, query_text, read, refuse_if, route
+from wukong.api.request import BAD_FORMAT, GET, POST, body_of, query_int, query_text, read, refuse_if, route
 from wukong.errors import RequestRefused
 from wukong.service.overview import Overview, Process
 
@@ -92,7 +92,7 @@ class SystemRoutes:
 
     async def client_addresses_of(self, request: web.Request) -> web.Response:
         try:
-            uids = read_uids(await request.read())
+            uids = read_uids(await body_of(request))
         except BodyError:
             raise RequestRefused(BAD_FORMAT) from None
         return answers.bare([RouteBatchShape(*self._route(request), uids)])

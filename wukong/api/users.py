@@ -5,7 +5,7 @@ from aiohttp import web
 
 from wukong.api import answers
 from wukong.api.body import Int, Uint8, read_uids
-from wukong.api.request import GET, POST, forbid_special, read, refuse_if, require, route
+from wukong.api.request import GET, POST, body_of, forbid_special, read, refuse_if, require, route
 from wukong.channel.permissions import SUCCESS
 from wukong.service.replica import Replica
 from wukong.service.users import Users
@@ -69,7 +69,7 @@ class UserRoutes:
         return answers.ok()
 
     async def online(self, request: web.Request) -> web.Response:
-        uids = read_uids(await request.read())
+        uids = read_uids(await body_of(request))
         if not uids:
             # Upstream's answer to nobody asked for (http-api.md 21, no 7).
             return answers.ok()

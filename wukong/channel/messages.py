@@ -147,6 +147,9 @@ def _next_message_id(state: State) -> int:
 
 # -- duplicates --
 
+# A row of a stored message is its seq, 8 bytes; of one that is not stored, see `_remember_unstored`.
+_UNSTORED_BYTES = 32
+
 
 def idempotency_key(part: bytes, is_cmd: bool, client_msg_no: str, uid: str) -> bytes:
     raw = client_msg_no.encode()
@@ -168,13 +171,10 @@ def _first_result(state: State, command: Append, part: bytes, key: bytes) -> Rep
         ):
             return None
         return Reply(1, message.message_id, message.message_seq, message.timestamp, duplicate=True)
-    made_ms = int.from_bytes(row[8:16], "big")
-    if (
-        row[16:24] != _payload_hash(command.payload)
-        or made_ms + state.settings.no_persist_idempotency_retention_ms <= state.now_ms
-    ):
+    if row[24:_UNSTORED_BYTES] != _payload_hash(command.payload) or int.from_bytes(row[:8], "big") <= state.now_ms:
         return None
-    return Reply(1, int.from_bytes(row[:8], "big"), 0, made_ms // 1000, duplicate=True)
+    message_id, timestamp = int.from_bytes(row[8:16], "big"), int.from_bytes(row[16:24], "big")
+    return Reply(1, message_id, 0, timestamp, duplicate=True)
 
 
 def _payload_hash(payload: bytes) -> bytes:
@@ -182,19 +182,19 @@ def _payload_hash(payload: bytes) -> bytes:
 
 
 def _remember_unstored(state: State, key: bytes, message: Message) -> None:
-    """A row of message id, time and payload's hash, and behind them the seq of the stored message that had the number
-    before: that one must stay findable by its number."""
+    """A row of the end of its time, message id, timestamp and payload's hash, and behind them the seq of the stored
+    message that had the number before: that one must stay findable by its number."""
     before = state.get(key)
-    stored = b"" if before is None else before if len(before) == 8 else before[24:]
-    made = seq_part(state.now_ms)
-    state.put(key, seq_part(message.message_id) + made + _payload_hash(message.payload) + stored)
-    state.put(b"q" + made + key, b"")
+    stored = b"" if before is None else before if len(before) == 8 else before[_UNSTORED_BYTES:]
+    until = seq_part(state.now_ms + state.settings.no_persist_idempotency_retention_ms)
+    facts = seq_part(message.message_id) + seq_part(message.timestamp) + _payload_hash(message.payload)
+    state.put(key, until + facts + stored)
+    state.put(b"q" + until + key, b"")
     # Two leave for each that comes, so the queue shrinks again after a burst.
-    expired_ms = max(0, state.now_ms - state.settings.no_persist_idempotency_retention_ms)
-    for old, _ in state.scan(b"q", b"q" + seq_part(expired_ms), limit=2):
+    for old, _ in state.scan(b"q", b"q" + seq_part(state.now_ms), limit=2):
         state.delete(old)
         row = state.get(old[9:])
-        if row is not None and len(row) == 24 and row[8:16] == old[1:9]:
+        if row is not None and len(row) == _UNSTORED_BYTES and row[:8] == old[1:9]:
             state.delete(old[9:])
 
 
@@ -248,7 +248,9 @@ def message_by_number(state: State, part: bytes, client_msg_no: str, *, is_cmd: 
     if not client_msg_no:
         return None
     prefix = idempotency_key(part, is_cmd, client_msg_no, "")
-    seqs = [int.from_bytes(row[-8:], "big") for _, row in state.scan(prefix, after(prefix)) if len(row) != 24]
+    seqs = [
+        int.from_bytes(row[-8:], "big") for _, row in state.scan(prefix, after(prefix)) if len(row) != _UNSTORED_BYTES
+    ]
     return stored_message(state, part, is_cmd, max(seqs)) if seqs else None
 
 

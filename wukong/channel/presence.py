@@ -70,7 +70,10 @@ def set_token(state: State, command: SetToken) -> Reply:
     if command.level == LEVEL_MASTER:
         for session in sessions_of(state, command.uid):
             if session.device_flag == command.device_flag:
-                _end(state, session, kicked=True, text=KICK_NEW_TOKEN, close_after_ms=KICK_NEW_TOKEN_CLOSE_MS)
+                # Its row stays until its socket is closed: a login before that kicks it once more (behaviour.md 4.3).
+                state.effects.append(
+                    _ended(session, kicked=True, text=KICK_NEW_TOKEN, close_ms=KICK_NEW_TOKEN_CLOSE_MS)
+                )
     return Reply()
 
 
@@ -124,18 +127,12 @@ def close_session(state: State, command: CloseSession) -> Reply:
 
 def _end(state: State, session: Session, *, kicked: bool, text: str, close_after_ms: int) -> None:
     state.delete(_session_key(session.uid, session.node, session.incarnation, session.session))
-    state.effects.append(
-        SessionEnded(
-            session.uid,
-            session.node,
-            session.incarnation,
-            session.session,
-            kicked,
-            KICK_REASON if kicked else 0,
-            text,
-            close_after_ms,
-        )
-    )
+    state.effects.append(_ended(session, kicked=kicked, text=text, close_ms=close_after_ms))
+
+
+def _ended(session: Session, *, kicked: bool, text: str, close_ms: int) -> SessionEnded:
+    reason = KICK_REASON if kicked else 0
+    return SessionEnded(session.uid, session.node, session.incarnation, session.session, kicked, reason, text, close_ms)
 
 
 def sessions_of(state: State, uid: str, *, sweep: bool = False) -> list[Session]:

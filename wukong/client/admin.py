@@ -288,7 +288,7 @@ class AdminClient:
         await self._do("/user/token", body)
 
     async def device_quit(self, uid: str, *, device_flag: int = -1) -> None:
-        """Kick and forget the token. device_flag -1: app, web and PC."""
+        """Kick and forget the token. device_flag -1: app, web and PC. A device without a token is left alone."""
         await self._do("/user/device_quit", {"uid": uid, "device_flag": device_flag})
 
     async def online_status(self, uids: Sequence[str]) -> list[Online]:

@@ -8,14 +8,13 @@ limit: otherwise a handler that sends before it takes the next message would wai
 import asyncio
 from collections import OrderedDict, deque
 from collections.abc import Callable
-from typing import Final, TypeVar
+from itertools import islice
+from typing import Final
 
 import msgspec
 
 from wukong.client.message import Message
 from wukong.client.ordering import ChannelOrder
-
-StampT = TypeVar("StampT")
 
 SENDING_FACTOR: Final = 10
 EVICTION_PROBES_COUNT: Final = 16
@@ -80,18 +79,18 @@ class Inbox:
         if lane is None:
             lane = self._lanes[key] = Lane()
             if len(self._lanes) > self._lanes_limit_count:
-                self._evict()
+                self._evict(key)
         else:
             self._lanes.move_to_end(key)
         return lane
 
-    def _evict(self) -> None:
+    def _evict(self, newest: LaneKey) -> None:
         """Forget the lane that is silent for longest and has nothing under way. Looks at a few only: the limit may be
         overstepped by busy lanes, which are limited themselves."""
-        for key in list(zip(self._lanes, range(EVICTION_PROBES_COUNT), strict=False)):
-            lane = self._lanes[key[0]]
-            if not lane.queued_count and not lane.order.held_count:
-                del self._lanes[key[0]]
+        for key in list(islice(self._lanes, EVICTION_PROBES_COUNT)):
+            lane = self._lanes[key]
+            if key != newest and not lane.queued_count and not lane.order.held_count:
+                del self._lanes[key]
                 return
 
     def offer(self, key: LaneKey, message: Message, link_number: int) -> bool:

@@ -75,10 +75,11 @@ class Resync:
                 begin = head.last_seq if self._start == "now" else head.start_seq
                 self._inbox.start((head.channel_id, head.channel_type, False), begin)
         if self._commands is not None and self._start == "now":
-            for message in await self._commands.commands(PAGE_COUNT):
-                key = (message.channel_id, message.channel_type, True)
-                self._inbox.start(key, message.message_seq)
-                self._inbox.skip(key, message.message_seq)
+            # Ascending in each channel, so the last one of each stays.
+            unconfirmed = await self._commands.commands(PAGE_COUNT)
+            newest = {(row.channel_id, row.channel_type): row.message_seq for row in unconfirmed}
+            for (channel_id, channel_type), seq in newest.items():
+                self._inbox.start((channel_id, channel_type, True), seq)
 
     def attach(self, tasks: asyncio.TaskGroup) -> None:
         """A connection begins: heal in this group. Until `catch_up` has decided, new channels are held back."""

@@ -337,13 +337,18 @@ class Endpoint(Outgoing):
     # The end ---------------------------------------------------------------------------------------------------------
 
     def end(self, *, reason: int, text: str, close_after_ms: int) -> None:
-        """As dispatch.outbound.Gateway.end. What was queued before leaves before, if there is time."""
-        if self._phase is HANDSHAKE:
+        """As dispatch.outbound.Gateway.end. What was queued before leaves before, if there is time. The logout comes when
+        the socket is closed; until then the session may be ended again, which can only bring the close forward."""
+        phase = self._phase
+        if phase is HANDSHAKE:
             # Pushes behind a CONNACK that will never come.
             self._drop_queue()
-        elif self._phase is not OPEN:
+            self._leave()
+        elif phase is OPEN:
+            del self._hub.by_number[self.number]
+            self._hub.leaving[self.number] = self
+        elif phase is not LEAVING:
             return
-        self._leave()
         if reason:
             frame = self._connection.disconnect(reason, text)
             if close_after_ms > 0:
@@ -352,7 +357,8 @@ class Endpoint(Outgoing):
                 self._send(frame)
         if close_after_ms > 0:
             self._phase = LEAVING
-            self._set_deadline(close_after_ms)
+            if phase is not LEAVING or self._hub.monotonic() + close_after_ms / 1000 < self._deadline:
+                self._set_deadline(close_after_ms)
         else:
             self.close(CloseCode.NORMAL)
 
@@ -362,8 +368,8 @@ class Endpoint(Outgoing):
             task.cancel()
         self._connect = None
         hub = self._hub
-        # It is there once, so the logout is called once.
-        if self.number and hub.by_number.pop(self.number, None) is not None:
+        # It is there once, in one of them, so the logout is called once.
+        if self.number and (hub.by_number.pop(self.number, None) or hub.leaving.pop(self.number, None)) is not None:
             # Not now: the caller may be in the middle of an apply, or of a walk over the sessions.
             hub.loop.call_soon(hub.sessions.logout, self.number, self._uid)
 

@@ -127,7 +127,7 @@ class ClientGateway:
             endpoint.sendack(packet)
 
     def end(self, session: int, *, reason: int, text: str, close_after_ms: int) -> None:
-        endpoint = self._by_number.get(session)
+        endpoint = self._by_number.get(session) or self._hub.leaving.get(session)
         if endpoint is not None:
             endpoint.end(reason=reason, text=text, close_after_ms=close_after_ms)
 

@@ -64,6 +64,8 @@ class Hub:
         self.counters = Counters()
         self.loop = asyncio.get_running_loop()
         self.by_number: dict[int, Endpoint] = {}
+        # Sessions that were told to go and whose socket is still open; nothing is pushed to them.
+        self.leaving: dict[int, Endpoint] = {}
         self.wheel = Wheel(tick_s=options.tick_ms / 1000, now=clock.monotonic())
         self.admission = Admission(
             in_progress_limit=options.logins_in_progress_limit, waiting_limit=options.logins_waiting_limit
@@ -84,6 +86,7 @@ class Hub:
         self._starting: deque[tuple[float, Endpoint]] = deque()
         # Sessions whose SENDs wait until the log is no longer congested, in order.
         self._congested: dict[Endpoint, None] = {}
+        self._awaits_relief = False
         # Ids for SENDs that never reach the log: unique, and far below every real message id.
         self._last_refusal = clock.now_ms() * 1000
 
@@ -122,12 +125,17 @@ class Hub:
 
     def wait_for_relief(self, endpoint: "Endpoint") -> None:
         """Call its `go_on` when the log takes SENDs again. Call this while `sessions.congested`."""
-        if not self._congested:
-            self.sessions.when_relieved(self._relieved)
         self._congested[endpoint] = None
+        self._await_relief()
+
+    def _await_relief(self) -> None:
+        if not self._awaits_relief:
+            self._awaits_relief = True
+            self.sessions.when_relieved(self._relieved)
 
     def _relieved(self) -> None:
         # Called from the middle of an apply; what follows proposes again, so not here.
+        self._awaits_relief = False
         self.loop.call_soon(self._resume_congested)
 
     def _resume_congested(self) -> None:
@@ -142,4 +150,4 @@ class Hub:
             del waiting[endpoint]
             endpoint.go_on()
         if waiting:
-            self.sessions.when_relieved(self._relieved)
+            self._await_relief()

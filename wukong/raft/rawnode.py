@@ -110,7 +110,8 @@ class RawNode:
 
     @property
     def voters(self) -> tuple[int, ...]:
-        return tuple(sorted([*self._core.peers, *({self.node_id} & set(self.log.voters()))]))
+        """Node ids in ascending order; a change counts from the moment it is in the log."""
+        return self.log.voters()
 
     @property
     def has_peers(self) -> bool:

@@ -165,7 +165,8 @@ class Runtime:
     def start(self) -> None:
         """Take up the log where the machine's state ends. Raises DataError if they do not belong together.
 
-        Returns at once; `ready` waits until the machine has caught up with the log.
+        Returns at once; `ready` waits until the machine has caught up with the log. The machine may be called from
+        within, `leadership` of lone voters for certain.
         """
         self._loop = asyncio.get_running_loop()
         applied = self._machine.applied()

@@ -87,11 +87,10 @@ class Messages:
         self._replica = replica
 
     def named(self, channel_id: str, channel_type: int, uid: str) -> Twin:
-        """The log that a user means by a channel id. The command suffix names the commands; an agent channel may be
-        given by the agent or as stored. Raises RequestRefused for an id that is too long."""
-        suffix = self._replica.settings.cmd_suffix
-        is_cmd = channel_id.endswith(suffix)
-        plain = channel_id[: -len(suffix)] if is_cmd else channel_id
+        """The log that a user means by a channel id. The command suffix names the commands, but a person may be called
+        like that; an agent channel may be given by the agent or as stored. Raises RequestRefused for an id that is too
+        long."""
+        plain, is_cmd = self._without_suffix(channel_id, channel_type)
         if channel_type == AGENT and "@" in plain:
             channel = ChannelId(AGENT, plain)
         else:
@@ -100,10 +99,15 @@ class Messages:
         return Twin(channel, is_cmd)
 
     def stored(self, channel_id: str, channel_type: int) -> Twin:
-        """The log of a channel given by its stored id."""
+        """The log of a channel given by its stored id; the command suffix as in `named`."""
+        plain, is_cmd = self._without_suffix(channel_id, channel_type)
+        return Twin(ChannelId(channel_type, check_id(plain)), is_cmd)
+
+    def _without_suffix(self, channel_id: str, channel_type: int) -> tuple[str, bool]:
         suffix = self._replica.settings.cmd_suffix
-        is_cmd = channel_id.endswith(suffix)
-        return Twin(ChannelId(channel_type, check_id(channel_id[: -len(suffix)] if is_cmd else channel_id)), is_cmd)
+        if channel_type in (PERSON, AGENT) or not channel_id.endswith(suffix):
+            return channel_id, False
+        return channel_id.removesuffix(suffix), True
 
     # -- sending --
 
