@@ -14,7 +14,7 @@ from wukong.config.values import Raw
 
 ROOT = Path(__file__).parents[1]
 # Suites that look at the whole server rather than at one module.
-WHOLE_SERVER = {"simulation", "cluster", "compat"}
+WHOLE_SERVER = {"simulation", "cluster", "compat", "scenarios"}
 # Tests of a package as a whole: one suite for several modules with the same interface, golden cases.
 WITHOUT_MODULE = {"tests/store/test_conformance.py", "tests/test_repository.py"}
 EXECUTABLE = ["scripts/check", "scripts/format", "scripts/serve", "scripts/test", ".ci/run"]

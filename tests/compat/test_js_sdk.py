@@ -1,4 +1,4 @@
-"""The JavaScript SDK as published on npm (wukongimjssdk 1.0.4, protocol 2) against this server, by WebSocket in Node."""
+"""The JavaScript SDK as published on npm (wukongimjssdk 1.0.4, protocol 2) against this server: WebSocket, in Node."""
 
 import json
 import queue

@@ -357,7 +357,8 @@ def channel_of(uid: str, place: Place) -> Place:
 
 async def run(directory: Path, cycles: int, seed: int, report: Callable[[Soak], Any] = lambda soak: None) -> Soak:
     """All cycles, with the last judgement. report: called after each."""
-    server = ServerProcess(directory)
+    # Small segments, so that kills also hit where one follows the other.
+    server = ServerProcess(directory, {"wukong": {"walSegmentBytes": "1MiB"}})
     soak = Soak(server, random.Random(seed))
     try:
         await soak.begin()

@@ -1,22 +1,37 @@
-"""The `wukong` command."""
+"""The `wukong` command. What a command needs is imported when it runs, so that `wukong --help` is quick."""
 
 import typer
 
+from wukong.cli import channel, config
+from wukong.cli.bench import command as bench
+from wukong.cli.options import AsJson
+from wukong.cli.output import report
+from wukong.cli.send import send
 from wukong.cli.serve import serve
 
-app = typer.Typer(no_args_is_help=True, add_completion=True, help="Wukong, an instant messaging server.")
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Wukong, an instant messaging server. `wukong COMMAND --help` shows examples.",
+)
 app.command()(serve)
+app.command()(send)
+app.add_typer(channel.app, name="channel")
+app.add_typer(config.app, name="config")
+app.add_typer(bench.app, name="bench")
 
 
 @app.command()
-def version() -> None:
+def version(as_json: AsJson = False) -> None:
     """Print the version.
 
     Example: wukong version
     """
     from wukong import __version__
 
-    typer.echo(__version__)
+    report({"version": __version__}, as_json=as_json, text=lambda: __version__)
 
 
 def main() -> None:

@@ -337,8 +337,8 @@ class Endpoint(Outgoing):
     # The end ---------------------------------------------------------------------------------------------------------
 
     def end(self, *, reason: int, text: str, close_after_ms: int) -> None:
-        """As dispatch.outbound.Gateway.end. What was queued before leaves before, if there is time. The logout comes when
-        the socket is closed; until then the session may be ended again, which can only bring the close forward."""
+        """As dispatch.outbound.Gateway.end. What was queued before leaves before, if there is time. The logout comes
+        when the socket is closed; until then it may be ended again, which can only bring the close forward."""
         phase = self._phase
         if phase is HANDSHAKE:
             # Pushes behind a CONNACK that will never come.
