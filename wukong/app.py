@@ -231,8 +231,14 @@ class Server:
             ),
             manager_uid=config.manager_uid,
             manager_on=config.manager.on,
+            health=self._why_unhealthy,
             figures=tuple(self._figures()),
         )
+
+    def _why_unhealthy(self) -> str:
+        if self.fatal.done():
+            return "the log or the disk failed; the node is stopping"
+        return "" if self.node.is_live else "the node is stopping"
 
     def _figures(self) -> Iterator[Figure]:
         """What GET /metrics shows of this node."""

@@ -31,6 +31,7 @@ class Hand:
         self.written: list[Record] = []
         self.written_seq = 0
         self.snapshots_wanted: list[int] = []
+        self.rng = random.Random(node_id)
         self.leaderships: list[tuple[int | None, int]] = []
         self.boot()
 
@@ -46,7 +47,7 @@ class Hand:
             log=log,
             applied=self.position,
             config=self.cluster.config,
-            rng=random.Random(self.node_id),
+            rng=self.rng,
             now=self.cluster.now,
         )
 

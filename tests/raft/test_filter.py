@@ -52,7 +52,7 @@ class Bench:
         self.filter = MessageFilter(
             self.core,
             lambda node, message: self.sent.append((node, message)),
-            ReadRounds(limit_count=10, timeout_s=1.0),
+            ReadRounds(limit_count=10, timeout_s=1.0, first_id=1),
             election_min_s=0.5,
             now=100.0,
         )

@@ -340,6 +340,28 @@ def test_5_a_follower_asks_its_leader_where_to_read() -> None:
     assert answers == [3]
 
 
+def test_5_an_answer_to_a_question_of_an_earlier_life_answers_no_other() -> None:
+    cluster = led_by_one()
+    answers: list[int | None] = []
+    cluster[3].raw.read_index(answers.append)
+    cluster[3].pump()
+    cluster.deliver_all(skip=(2,))
+    cluster.deliver(1, 2)
+    cluster.deliver(2, 1)
+    late = [message for source, _, message in cluster.sent if message["type"] == "read_answer"]
+    assert len(late) == 1
+    cluster.restart(cluster.crash(3))
+    cluster.propose(1, b"a")
+    cluster.settle()
+    answers.clear()
+    cluster[3].raw.read_index(answers.append)
+    cluster[3].pump()
+    cluster[3].raw.step(1, late[0])
+    assert answers == []
+    cluster.deliver_all()
+    assert answers == [3]
+
+
 def test_5_a_new_leader_answers_reads_only_after_an_entry_of_its_own_is_committed() -> None:
     cluster = HandCluster()
     cluster.elect(1)

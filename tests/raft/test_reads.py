@@ -4,7 +4,7 @@ from wukong.raft.reads import ReadRounds
 
 
 def rounds(limit: int = 10) -> ReadRounds:
-    return ReadRounds(limit_count=limit, timeout_s=1.0)
+    return ReadRounds(limit_count=limit, timeout_s=1.0, first_id=1)
 
 
 def two_of_three(others: int) -> bool:

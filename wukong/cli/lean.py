@@ -43,7 +43,7 @@ OnSendack = Callable[["LeanConnection", int, int, int], None]
 
 
 class NoLogin(WukongError):
-    """reason: of the CONNACK; 0 when the server did not answer in time, or closed."""
+    """reason: of the CONNACK; 0 when there was none: nobody listens, closed, or not in time."""
 
     def __init__(self, reason: int, text: str) -> None:
         super().__init__(text)
@@ -89,7 +89,7 @@ class LeanConnection(asyncio.Protocol):
         on_recv: OnRecv | None = None,
         on_sendack: OnSendack | None = None,
     ) -> "LeanConnection":
-        """Connect and log in. Raises NoLogin or OSError."""
+        """Connect and log in. Raises NoLogin."""
         loop = asyncio.get_running_loop()
         connection = cls(uid, on_recv=on_recv, on_sendack=on_sendack)
         try:
@@ -100,7 +100,11 @@ class LeanConnection(asyncio.Protocol):
                 await connection._login
         except TimeoutError:
             connection.abort()
-            raise NoLogin(0, f"no answer to CONNECT in {LOGIN_TIMEOUT_S:g} s") from None
+            raise NoLogin(0, f"{host}:{port} did not answer in {LOGIN_TIMEOUT_S:g} s") from None
+        except OSError as error:
+            connection.abort()
+            words = "connection refused" if isinstance(error, ConnectionRefusedError) else str(error)
+            raise NoLogin(0, f"cannot connect to {host}:{port}: {words}") from error
         except BaseException:
             connection.abort()
             raise

@@ -4,6 +4,7 @@ import typer
 
 from wukong.cli import channel, config
 from wukong.cli.bench import command as bench
+from wukong.cli.demo import demo
 from wukong.cli.options import AsJson
 from wukong.cli.output import report
 from wukong.cli.send import send
@@ -18,6 +19,7 @@ app = typer.Typer(
 )
 app.command()(serve)
 app.command()(send)
+app.command()(demo)
 app.add_typer(channel.app, name="channel")
 app.add_typer(config.app, name="config")
 app.add_typer(bench.app, name="bench")

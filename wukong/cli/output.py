@@ -45,15 +45,16 @@ def fail(error: BaseException, *, as_json: bool = False) -> NoReturn:
 
 def explain(error: BaseException) -> tuple[str, int]:
     """What to tell the user, and the exit status."""
+    from wukong.cli.lean import NoLogin
     from wukong.client import errors as client
 
     if isinstance(error, client.ApiUnavailable):
-        hint = "Is the server running? `wukong serve` starts one; --api or WUKONG_API says where it is."
-        return f"{error}. {hint}", EXIT_UNREACHABLE
+        return f"{error}. {_API_HINT}", EXIT_UNREACHABLE
     if isinstance(error, client.ConnectFailed):
-        hint = "Is the server running? `wukong serve` starts one; --tcp or WUKONG_TCP says where it is."
-        return f"{error}. {hint}", EXIT_UNREACHABLE
-    if isinstance(error, client.LoginRefused):
+        return f"{error}. {_CLIENT_PORT_HINT}", EXIT_UNREACHABLE
+    if isinstance(error, NoLogin) and not error.reason:
+        return f"{error}. {_CLIENT_PORT_HINT}", EXIT_UNREACHABLE
+    if isinstance(error, client.LoginRefused | NoLogin):
         return f"{error}. {_LOGIN_HINTS.get(error.reason, '')}".rstrip(), EXIT_REFUSED
     if isinstance(error, client.SendRefused):
         return f"{error}. {_SEND_HINTS.get(error.reason, '')}".rstrip(), EXIT_REFUSED
@@ -64,6 +65,8 @@ def explain(error: BaseException) -> tuple[str, int]:
     return str(error) or type(error).__name__, EXIT_REFUSED
 
 
+_API_HINT: Final = "Is the server running? `wukong serve` starts one; --api or WUKONG_API says where it is."
+_CLIENT_PORT_HINT: Final = "Is the server running? `wukong serve` starts one; --tcp or WUKONG_TCP says where it is."
 _LOGIN_HINTS: Final = {
     2: "The server checks tokens: give the user's with --user-token (POST /user/token sets it).",
     19: "The user is banned.",

@@ -4,6 +4,7 @@ Numbers that do not fit are the server's to refuse; lists and bodies have the se
 `wukong.httpBodyBytes`).
 """
 
+import errno
 from base64 import b64encode
 from collections.abc import Sequence
 from types import TracebackType
@@ -237,7 +238,7 @@ class AdminClient:
         except TimeoutError:
             raise ApiUnavailable(self.base_url, path, f"no answer in {self._timeout.total:g} s") from None
         except (aiohttp.ClientError, OSError) as fault:
-            raise ApiUnavailable(self.base_url, path, str(fault) or type(fault).__name__) from fault
+            raise ApiUnavailable(self.base_url, path, _trouble(fault)) from fault
         if http_status == OK_STATUS:
             return bytes(content)
         said = _status_of(bytes(content))
@@ -659,6 +660,15 @@ def _channel_flags(large: bool, ban: bool, disband: bool, send_ban: bool, allow_
 def _message_body(payload: Payload, red_dot: bool, no_persist: bool, sync_once: bool) -> Json:
     header = {"no_persist": int(no_persist), "red_dot": int(red_dot), "sync_once": int(sync_once)}
     return {"header": header, "payload": b64encode(payload_bytes(payload)).decode()}
+
+
+def _trouble(fault: Exception) -> str:
+    """aiohttp names the failed call; people want to know what it means."""
+    if isinstance(fault, aiohttp.ClientConnectorDNSError):
+        return f"the host {fault.host} is not known"
+    if isinstance(fault, aiohttp.ClientConnectorError) and fault.os_error.errno == errno.ECONNREFUSED:
+        return "connection refused"
+    return str(fault) or type(fault).__name__
 
 
 def _status_of(content: bytes) -> _Status:

@@ -122,6 +122,11 @@ class Node:
         return self.states[slot_of(routing_key, self.slot_count)]
 
     @property
+    def is_live(self) -> bool:
+        """It takes changes."""
+        return self._live
+
+    @property
     def in_flight(self) -> int:
         """Commands proposed here and not applied yet."""
         return self._in_flight

@@ -77,7 +77,11 @@ class RawNode:
         self._snapshots: set[int] = set()
         self._leadership = Leadership(None, 0)
         self._links: set[int] = set()
-        self._reads = ReadRounds(limit_count=config.read_limit_count, timeout_s=config.quorum_timeout_ms / 1000)
+        self._reads = ReadRounds(
+            limit_count=config.read_limit_count,
+            timeout_s=config.quorum_timeout_ms / 1000,
+            first_id=rng.getrandbits(48),
+        )
         self._boot(_start_index(log, applied))
 
     def _boot(self, applied_index: int) -> None:

@@ -23,13 +23,15 @@ class _Round:
 
 class ReadRounds:
     """limit_count: reads waiting here at most, per group; one more gets None at once.
-    timeout_s: a round, or a question to the leader, that is not answered for so long ends with None."""
+    timeout_s: a round, or a question to the leader, that is not answered for so long ends with None.
+    first_id: where numbering begins, at random: an answer to a question of an earlier life must not fit one of this.
+    """
 
-    def __init__(self, *, limit_count: int, timeout_s: float) -> None:
+    def __init__(self, *, limit_count: int, timeout_s: float, first_id: int) -> None:
         self._limit_count = limit_count
         self._timeout_s = timeout_s
         self._count = 0
-        self._next_id = 1
+        self._next_id = first_id
         self._waiting: list[ReadCallback] = []
         self._rounds: dict[int, _Round] = {}
         self._forwarded: dict[int, tuple[int, float, ReadCallback]] = {}  # id -> (leader, deadline, callback)

@@ -72,7 +72,7 @@ class Generator:
                         connection = await LeanConnection.open(
                             host, port, uid, on_recv=self._on_recv, on_sendack=self._on_sendack
                         )
-                    except (NoLogin, OSError):
+                    except NoLogin:
                         failed_count += 1
                         continue
                     login_ns.add(monotonic_ns() - began_ns)
