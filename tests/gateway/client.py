@@ -5,7 +5,7 @@ import base64
 import json
 import os
 import ssl
-from typing import Any
+from typing import Any, cast
 
 from wukong.gateway.frames import unmask
 from wukong.protocol.codec import decode, encode
@@ -120,6 +120,13 @@ class Client:
     def send_json(self, value: dict[str, Any]) -> None:
         data = json.dumps(value).encode()
         self.writer.write(data if self.kind == "tcp" else websocket_frame(data, 0x81))
+
+    def stop_reading(self) -> None:
+        """Leave what comes in the kernel."""
+        cast("asyncio.Transport", self.writer.transport).pause_reading()
+
+    def read_on(self) -> None:
+        cast("asyncio.Transport", self.writer.transport).resume_reading()
 
     # Receiving -------------------------------------------------------------------------------------------------------
 

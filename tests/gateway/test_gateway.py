@@ -40,7 +40,7 @@ async def test_stop_closes_everybody_so_that_they_come_back(world: World) -> Non
 async def test_stop_does_not_wait_for_clients_that_do_not_go(make_world: Make) -> None:
     world = await make_world(linger_ms=60_000)
     client = await world.logged_in()
-    client.writer.transport.pause_reading()
+    client.stop_reading()
     world.gateway._hub.by_number[1]._transport.write(bytes(20_000_000))
     begin = asyncio.get_running_loop().time()
     await world.gateway.stop(timeout_s=0.2)

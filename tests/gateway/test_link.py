@@ -121,7 +121,7 @@ async def test_who_is_not_read_is_not_idle(make_world: Make) -> None:
 async def test_a_client_that_takes_nothing_is_cut_off_after_the_linger_time(make_world: Make) -> None:
     world = await make_world(handshake_timeout_ms=1_000_000_000)
     client = await world.logged_in()
-    client.writer.transport.pause_reading()
+    client.stop_reading()
     # More than the kernel takes for a reader that does not read.
     endpoint = world.gateway._hub.by_number[1]
     endpoint._transport.write(bytes(20_000_000))

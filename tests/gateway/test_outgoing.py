@@ -194,7 +194,7 @@ async def test_a_send_right_after_the_connack_is_answered_before_pushes_begin(ma
 async def test_who_does_not_read_is_closed_and_the_others_get_everything(make_world: Make) -> None:
     world = await make_world(outbound_limit_bytes=300_000)
     slow, fast = await a_client(world, "slow"), await a_client(world, "fast")
-    slow.writer.transport.pause_reading()
+    slow.stop_reading()
     got = 0
     for number in range(1, 2000):
         world.gateway.deliver(a_view(number, bytes(10_000)), [1, 2])
@@ -207,7 +207,7 @@ async def test_who_does_not_read_is_closed_and_the_others_get_everything(make_wo
     world.gateway.deliver(a_view(got + 1), [1, 2])
     assert (await fast.recv()).message_seq == got + 1
     # What the socket had taken still comes, in order, and then the end.
-    slow.writer.transport.resume_reading()
+    slow.read_on()
     seqs = []
     with pytest.raises(Closed) as closed:
         while True:
@@ -220,21 +220,21 @@ async def test_who_does_not_read_is_closed_and_the_others_get_everything(make_wo
 async def test_a_reader_that_stops_for_a_while_misses_nothing(make_world: Make) -> None:
     world = await make_world(outbound_limit_bytes=50_000_000)
     client = await a_client(world)
-    client.writer.transport.pause_reading()
+    client.stop_reading()
     number = 0
-    while world.gateway.info(1).pending_bytes < 2_000_000:  # type: ignore[union-attr]
+    while world.gateway.info(1).pending_bytes < 2_000_000:
         number += 1
         world.gateway.deliver(a_view(number, bytes(20_000)), [1])
         await asyncio.sleep(0)
-    client.writer.transport.resume_reading()
+    client.read_on()
     assert [(await client.recv()).message_seq for _ in range(number)] == list(range(1, number + 1))
-    assert world.gateway.info(1).pending_bytes == 0  # type: ignore[union-attr]
+    assert world.gateway.info(1).pending_bytes == 0
 
 
 async def test_pongs_for_who_does_not_read_are_limited_too(make_world: Make) -> None:
     world = await make_world(outbound_limit_bytes=200_000, protocol={"encryption": False})
     client = await world.logged_in("slow")
-    client.writer.transport.pause_reading()
+    client.stop_reading()
 
     async def fill() -> None:
         number = 0
