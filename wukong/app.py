@@ -45,7 +45,7 @@ log = logging.getLogger("wukong")
 
 STOP_TIMEOUT_S = 4.5
 LOG_STOP_TIMEOUT_S = 2.0
-RETRY_SLICE = 500
+RETRY_SLICE = 200
 LAG_SAMPLE_S = 0.25
 SETTINGS_TIMEOUT_S = 10.0
 
@@ -129,6 +129,9 @@ class Server:
         """Bring the settings on which apply depends into the log. While this node is alone its file is the word on
         them; a cluster's are changed on purpose only."""
         wanted = msgspec.convert(cluster_settings(self.config), Settings)
+        # A change that the last life left half done comes first, else it would come after this one.
+        async with asyncio.timeout(SETTINGS_TIMEOUT_S):
+            await self.node.settled(0)
         if self.node.states[0].settings == wanted:
             return
         async with asyncio.timeout(SETTINGS_TIMEOUT_S):
@@ -271,10 +274,16 @@ class Server:
         """Push again what was not acknowledged in time; in slices, so that no turn of the loop is long."""
         while True:
             await asyncio.sleep(self.config.message_retry.scan_interval_ms / 1000)
-            sessions = [session for session in self.registry.by_number.values() if session.unacked]
-            for start in range(0, len(sessions), RETRY_SLICE):
-                self.dispatcher.retry(sessions[start : start + RETRY_SLICE])
-                await asyncio.sleep(0)
+            due = [session for session in self.registry.by_number.values() if session.unacked]
+            pushed = 0
+            for session in due:
+                try:
+                    pushed += self.dispatcher.retry(session)
+                except Exception:
+                    log.exception("a retry for session %d failed", session.number)
+                if pushed >= RETRY_SLICE:
+                    pushed = 0
+                    await asyncio.sleep(0)
 
     async def _sample_loop_lag(self) -> None:
         loop = asyncio.get_running_loop()

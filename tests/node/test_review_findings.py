@@ -156,9 +156,6 @@ async def deny_list_beyond_the_limit(room: Room, count: int) -> None:
         await room.run("bob", UpdateList(BOB, LIST_DENY, OP_ADD, [f"u{n}" for n in range(first, first + 5)]))
 
 
-@pytest.mark.xfail(
-    strict=True, raises=Unavailable, reason="apply proposes each copy through the limit that refuses proposals"
-)
 async def test_a_list_with_more_copies_than_may_be_in_flight_does_not_make_apply_raise() -> None:
     room = await Room(in_flight_limit=10).start()
     await deny_list_beyond_the_limit(room, 30)
@@ -168,9 +165,6 @@ async def test_a_list_with_more_copies_than_may_be_in_flight_does_not_make_apply
     commit(room.node, room.log)
 
 
-@pytest.mark.xfail(
-    strict=True, raises=Unavailable, reason="what the outbox owes is proposed at once, through the limit, at each start"
-)
 async def test_a_node_starts_whatever_its_outbox_owes() -> None:
     store = MemoryStore()
     room = await Room(store).start()
@@ -182,7 +176,6 @@ async def test_a_node_starts_whatever_its_outbox_owes() -> None:
     await Room(store.reopen(), in_flight_limit=10).start()
 
 
-@pytest.mark.xfail(strict=True, raises=Unavailable, reason="the copier proposes ForgetOutbox from inside apply")
 async def test_the_last_copy_of_a_version_may_arrive_while_too_much_is_in_flight() -> None:
     room = await Room(in_flight_limit=10).start()
     node, log = room.node, room.log
@@ -201,7 +194,6 @@ async def test_the_last_copy_of_a_version_may_arrive_while_too_much_is_in_flight
     await step_slots(room, {pair, carols})
 
 
-@pytest.mark.xfail(strict=True, reason="nothing refuses a command that is larger than an entry of the log may be")
 async def test_a_command_that_no_entry_can_hold_is_refused_when_it_is_proposed() -> None:
     room = await Room().start()
     room.log.hold = True
@@ -278,7 +270,6 @@ async def test_a_member_whose_denial_is_lifted_finds_later_messages_again(op: in
 # -- who must not get a message, and does ------------------------------------------------------------------------------
 
 
-@pytest.mark.xfail(strict=True, reason="a pair id in the wrong order is a second channel, which no list covers")
 async def test_a_person_on_the_denylist_stays_denied_however_he_writes_the_pair() -> None:
     room = await Room().start()
     await room.run("bob", UpdateList(BOB, LIST_DENY, OP_ADD, ["eve"]))
@@ -304,7 +295,6 @@ async def test_a_removed_member_who_clears_his_unread_does_not_find_later_messag
 # -- sessions ----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.xfail(strict=True, reason="a logout beyond the limit is dropped, and nothing repeats it")
 async def test_a_user_who_disconnects_in_a_rush_does_not_stay_online() -> None:
     room = await Room(in_flight_limit=10).start()
     number = await room.connect("alice")
@@ -317,7 +307,6 @@ async def test_a_user_who_disconnects_in_a_rush_does_not_stay_online() -> None:
     assert sessions_of(room.node.state_of("alice"), "alice") == []
 
 
-@pytest.mark.xfail(strict=True, reason="the turn is given away per slot only, and only after a full slice")
 async def test_a_login_gives_the_loop_its_turn_between_slices_of_channels(monkeypatch: pytest.MonkeyPatch) -> None:
     room = await Room().start()
     for n in range(3_000):
@@ -345,7 +334,6 @@ async def test_a_login_gives_the_loop_its_turn_between_slices_of_channels(monkey
 # -- streams, for the time when there are several nodes ----------------------------------------------------------------
 
 
-@pytest.mark.xfail(strict=True, reason="a settled command is counted as packed though a gap had put it back")
 async def test_commands_that_were_put_back_by_a_gap_and_then_arrived_are_not_packed_twice() -> None:
     stream = SlotStream()
     for n in range(4):
@@ -357,7 +345,6 @@ async def test_commands_that_were_put_back_by_a_gap_and_then_arrived_are_not_pac
     assert stream.cut(1, 1, 1, 1 << 20) is not None
 
 
-@pytest.mark.xfail(strict=True, reason="after a gap the slot is marked, but nobody wakes the log")
 async def test_a_gap_makes_the_node_propose_again() -> None:
     node = Node(node_id=1, slot_count=1, store=MemoryStore(), clock=SystemClock(), effects_sink=lambda effects: None)
     log = InProcessLog(node)
@@ -403,7 +390,6 @@ async def test_a_repeated_send_ban_is_answered_when_its_copies_are_in_force_too(
     assert [reply.version > 0 for reply in replies if reply is not None] == [True, True]
 
 
-@pytest.mark.xfail(strict=True, reason="the file is compared with slot 0 before what the outbox owes is copied")
 async def test_settings_of_the_file_are_in_force_after_a_crash_in_the_middle_of_another_change() -> None:
     store = MemoryStore()
     config = Config()
@@ -472,9 +458,6 @@ async def test_a_confirmation_does_not_pass_by_all_that_was_confirmed_before_it(
     assert max(passed[-10:]) <= 20
 
 
-@pytest.mark.xfail(
-    strict=True, reason="a pack is limited in bytes, and an entry is applied in one piece: 4,000 commands"
-)
 async def test_an_entry_holds_no_more_commands_than_one_turn_of_the_loop_can_apply() -> None:
     room = await Room().start()
     room.log.hold = True

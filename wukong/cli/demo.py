@@ -34,8 +34,6 @@ GROUP: Final = 2
 NO_PERSIST: Final = 1
 RED_DOT: Final = 2
 SYNC_ONCE: Final = 4
-# Repeated adds of the same people in one scene would test something else.
-COMMAND_ROUNDS_DIVISOR: Final = 5
 STREAM_ADDS_DIVISOR: Final = 2
 STREAM_SENDS_PER_S: Final = 200
 STREAM_WINDOW: Final = 50
@@ -310,7 +308,8 @@ def demo(
 ) -> None:
     """Add members and send at once, over and over: does everybody get what is sent after the add was answered?
 
-    Works against any server with WuKongIM's API. Exit status 1 if anything was missed, doubled, out of order or refused.
+    Works against any server with WuKongIM's API. Exit status 1 if anything was missed, doubled, out of order or
+    refused.
 
     Example: wukong demo --api http://127.0.0.1:5001 --tcp 127.0.0.1:5100 --count 200
     """
@@ -348,7 +347,7 @@ async def _run_all(
             scene,
             await show.fresh(rounds_count),
             await show.stream(max(1, rounds_count // STREAM_ADDS_DIVISOR)),
-            await show.commands(max(1, rounds_count // COMMAND_ROUNDS_DIVISOR)),
+            await show.commands(rounds_count),
         ]
     return received, counts
 

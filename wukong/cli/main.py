@@ -4,6 +4,7 @@ import typer
 
 from wukong.cli import channel, config
 from wukong.cli.bench import command as bench
+from wukong.cli.chat.command import chat
 from wukong.cli.demo import demo
 from wukong.cli.options import AsJson
 from wukong.cli.output import report
@@ -18,6 +19,7 @@ app = typer.Typer(
     help="Wukong, an instant messaging server. `wukong COMMAND --help` shows examples.",
 )
 app.command()(serve)
+app.command()(chat)
 app.command()(send)
 app.command()(demo)
 app.add_typer(channel.app, name="channel")

@@ -161,12 +161,13 @@ class Dispatcher:
             session.unacked = None
         return found
 
-    def retry(self, sessions: Iterable[LocalSession]) -> None:
-        """Push again what is due on these sessions. The caller cuts the sessions of the node into slices."""
+    def retry(self, session: LocalSession) -> int:
+        """Push again what is due on a session; how many that were (a caller walks sessions in slices)."""
         assert self.gateway is not None
-        now_ms = int(self._clock.monotonic() * 1000)
-        for session in sessions:
-            if session.unacked:
-                for view in take_due(session.unacked, now_ms, self._policy):
-                    self.retried += 1
-                    self.gateway.deliver(view, [session.number])
+        if not session.unacked:
+            return 1
+        due = take_due(session.unacked, int(self._clock.monotonic() * 1000), self._policy)
+        for view in due:
+            self.gateway.deliver(view, [session.number])
+        self.retried += len(due)
+        return 1 + len(due)

@@ -1,16 +1,21 @@
 """Carries versioned copies from their authority slot to the slots that need them (architecture.md, section 4).
 
 Runs on the leader of the authority slot. What is owed is in that slot's outbox, so a crash loses nothing: after a
-restart the same records are proposed again and slots that have them already ignore them.
+restart the same records are proposed again and slots that have them already ignore them. However much is owed, only
+`WINDOW` copies are under way at once; the rest waits in order.
 """
 
 import asyncio
+from collections import deque
 from collections.abc import Callable
 
 from wukong.channel.commands import ForgetOutbox, Reply, encode_command
 from wukong.channel.effects import Propagate
 
-ProposeEncoded = Callable[[int, bytes, Callable[[Reply | None], None]], None]
+ProposeAlways = Callable[[int, bytes, Callable[[Reply | None], None]], None]
+
+WINDOW = 256
+_FORGET_AT_ONCE = 1_000
 
 
 class _Owed:
@@ -23,33 +28,51 @@ class _Owed:
 
 
 class Copier:
-    def __init__(self, slot_count: int, slot_of: Callable[[str], int], propose: ProposeEncoded) -> None:
+    """propose must not raise; it answers None when the node stops."""
+
+    def __init__(self, slot_count: int, slot_of: Callable[[str], int], propose: ProposeAlways) -> None:
         self._slot_count = slot_count
         self._slot_of = slot_of
         self._propose = propose
         self._owed: dict[tuple[int, int], _Owed] = {}
+        self._waiting: deque[tuple[tuple[int, int], int, bytes]] = deque()
+        self._under_way = 0
+        self._pumping = False
 
     def propagate(self, slot: int, effect: Propagate) -> None:
-        """Propose one outbox record of an authority slot to its target slots."""
-        owed = self._owed.setdefault((slot, effect.version), _Owed())
+        """Bring one outbox record of an authority slot to its target slots."""
+        key = slot, effect.version
+        owed = self._owed.setdefault(key, _Owed())
         owed.ids.append(effect.outbox_id)
         targets = range(self._slot_count) if effect.target == "" else (self._slot_of(effect.target),)
         owed.open += len(targets)
-        for target in targets:
-            self._propose(target, effect.command, lambda reply: self._applied(slot, effect.version, reply))
+        self._waiting.extend((key, target, effect.command) for target in targets)
+        self._pump()
 
-    def _applied(self, slot: int, version: int, reply: Reply | None) -> None:
-        owed = self._owed.get((slot, version))
-        if owed is None:
+    def _pump(self) -> None:
+        if self._pumping:
             return
-        if reply is None:
-            # Unknown: the outbox still has it; whoever waits is told to try again.
-            self._finish((slot, version), owed, failed=True)
-            return
-        owed.open -= 1
-        if owed.open == 0:
-            self._propose(slot, encode_command(ForgetOutbox(owed.ids)), lambda _: None)
-            self._finish((slot, version), owed, failed=False)
+        self._pumping = True
+        while self._waiting and self._under_way < WINDOW:
+            key, target, command = self._waiting.popleft()
+            self._under_way += 1
+            self._propose(target, command, lambda reply, key=key: self._applied(key, reply))  # type: ignore[misc]
+        self._pumping = False
+
+    def _applied(self, key: tuple[int, int], reply: Reply | None) -> None:
+        self._under_way -= 1
+        owed = self._owed.get(key)
+        if owed is not None:
+            owed.open -= 1
+            if reply is None:
+                # Unknown: the outbox still has it; whoever waits is told to try again.
+                self._finish(key, owed, failed=True)
+            elif owed.open == 0:
+                for start in range(0, len(owed.ids), _FORGET_AT_ONCE):
+                    forget = ForgetOutbox(owed.ids[start : start + _FORGET_AT_ONCE])
+                    self._propose(key[0], encode_command(forget), lambda _: None)
+                self._finish(key, owed, failed=False)
+        self._pump()
 
     def _finish(self, key: tuple[int, int], owed: _Owed, *, failed: bool) -> None:
         del self._owed[key]
@@ -69,3 +92,8 @@ class Copier:
         waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         owed.waiters.append(waiter)
         await waiter
+
+    async def settled(self, slot: int) -> None:
+        """Return when the slot, as an authority, owes nothing that it owed at the time of the call."""
+        for version in [version for owner, version in self._owed if owner == slot]:
+            await self.copied(slot, version)

@@ -16,13 +16,17 @@ from wukong.channel.ids import slot_of
 from wukong.channel.machine import apply_pack
 from wukong.channel.state import State
 from wukong.clock import Clock
-from wukong.errors import Unavailable
+from wukong.errors import RequestRefused, Unavailable
+from wukong.limits import MIB
 from wukong.node.copier import Copier
 from wukong.node.streams import Done, SlotStream
 from wukong.raft.statemachine import Committed
 from wukong.store.generations import Generations
 from wukong.store.interface import Store
 from wukong.store.overlay import Overlay
+
+# Below what one entry may be (RaftConfig.max_entry_bytes), with room for the pack around it.
+COMMAND_LIMIT_BYTES = 4 * MIB
 
 _APPLIED_KEY = b"\x00applied"
 
@@ -40,8 +44,8 @@ class Node:
 
     effects_sink: called with each step's effects, in log order, once the node is live.
     pack_limit_bytes: commands per entry; more waits for the next step.
-    in_flight_limit: commands proposed and not yet applied, over all slots; above it `congested` is true and `propose`
-    raises Unavailable at twice the limit.
+    in_flight_limit, in_flight_bytes_limit: commands proposed and not yet applied, over all slots; above one of them
+    `congested` is true, and at twice the limit `propose` raises Unavailable.
     """
 
     def __init__(
@@ -54,6 +58,7 @@ class Node:
         effects_sink: Callable[[list[Effect]], None],
         pack_limit_bytes: int = 256 * 1024,
         in_flight_limit: int = 20_000,
+        in_flight_bytes_limit: int = 64 * MIB,
         head_limit: int = 4096,
     ) -> None:
         self.node_id = node_id
@@ -64,7 +69,9 @@ class Node:
         self._sink = effects_sink
         self._pack_limit_bytes = pack_limit_bytes
         self._in_flight_limit = in_flight_limit
+        self._in_flight_bytes_limit = in_flight_bytes_limit
         self._in_flight = 0
+        self._in_flight_bytes = 0
         self._live = False
         self._log: Log | None = None
         self._overlay = Overlay(store)
@@ -81,7 +88,7 @@ class Node:
             row = view.get(_APPLIED_KEY)
             if row is not None:
                 self._applied[slot] = int.from_bytes(row[:8], "big"), int.from_bytes(row[8:], "big")
-        self.copier = Copier(slot_count, self.slot, self._propose_encoded)
+        self.copier = Copier(slot_count, self.slot, self._propose_always)
 
     # -- life --
 
@@ -110,7 +117,7 @@ class Node:
         for stream in self._streams:
             for done in stream.fail():
                 done(None)
-        self._in_flight = 0
+        self._in_flight = self._in_flight_bytes = 0
 
     # -- proposals --
 
@@ -134,7 +141,7 @@ class Node:
     @property
     def congested(self) -> bool:
         """More commands are in flight than the limit: stop reading from clients."""
-        return self._in_flight >= self._in_flight_limit
+        return self._in_flight >= self._in_flight_limit or self._in_flight_bytes >= self._in_flight_bytes_limit
 
     def when_relieved(self, callback: Callable[[], None]) -> None:
         """Call back once when the congestion is over."""
@@ -142,15 +149,32 @@ class Node:
 
     def propose(self, slot: int, command: Command, done: Done | None) -> None:
         """Put a command into this node's stream to a slot. done gets the reply when it is applied here, or None when
-        its outcome cannot be known (the node stops). Raises Unavailable when not live or far over the limit."""
-        self._propose_encoded(slot, encode_command(command), done)
-
-    def _propose_encoded(self, slot: int, encoded: bytes, done: Done | None) -> None:
-        if not self._live or self._log is None:
+        its outcome cannot be known (the node stops). Raises Unavailable when not live or far over the limit, and
+        RequestRefused for a command that no entry of the log can hold."""
+        if not self._live:
             raise Unavailable("the node is not ready to take changes")
-        if self._in_flight >= 2 * self._in_flight_limit:
+        if self._in_flight >= 2 * self._in_flight_limit or self._in_flight_bytes >= 2 * self._in_flight_bytes_limit:
             raise Unavailable("too many changes are waiting for the log; try again")
+        encoded = encode_command(command)
+        if len(encoded) > COMMAND_LIMIT_BYTES:
+            raise RequestRefused(f"a change of {len(encoded)} bytes; the limit is {COMMAND_LIMIT_BYTES}")
+        self._enqueue(slot, encoded, done)
+
+    def propose_always(self, slot: int, command: Command, done: Done | None = None) -> None:
+        """The same for what must not be refused for lack of room: it comes from this node itself and is bounded by
+        what was admitted before. Never raises; while the node is not live, done gets None."""
+        self._propose_always(slot, encode_command(command), done)
+
+    def _propose_always(self, slot: int, encoded: bytes, done: Done | None) -> None:
+        if self._live:
+            self._enqueue(slot, encoded, done)
+        elif done is not None:
+            done(None)
+
+    def _enqueue(self, slot: int, encoded: bytes, done: Done | None) -> None:
+        assert self._log is not None
         self._in_flight += 1
+        self._in_flight_bytes += len(encoded)
         self._streams[slot].in_flight.append((encoded, done))
         self._dirty[slot] = None
         self._log.wake()
@@ -173,6 +197,10 @@ class Node:
         """Wait until the copies of an authority's version are applied in every slot that needs them."""
         if version:
             await self.copier.copied(slot, version)
+
+    async def settled(self, slot: int) -> None:
+        """Wait until a slot, as an authority, owes no copies that it owes now."""
+        await self.copier.settled(slot)
 
     async def barrier(self, slots: Iterable[int], timeout_s: float = 5.0) -> None:
         """Afterwards reads of these slots see everything that was committed when this was called.
@@ -210,8 +238,12 @@ class Node:
                     if outcome.resend_from:
                         stream.resend(outcome.resend_from)
                         self._dirty[slot] = None
+                        assert self._log is not None
+                        self._log.wake()
                     else:
-                        self._in_flight -= stream.settle(outcome.first, outcome.replies, replies)
+                        settled, settled_bytes = stream.settle(outcome.first, outcome.replies, replies)
+                        self._in_flight -= settled
+                        self._in_flight_bytes -= settled_bytes
             if state.effects:
                 for effect in state.effects:
                     if type(effect) is Propagate:

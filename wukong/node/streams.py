@@ -10,6 +10,8 @@ from itertools import islice
 
 from wukong.channel.commands import Reply, encode_entry, encode_pack
 
+PACK_COMMANDS = 256
+
 Done = Callable[[Reply | None], None]
 
 
@@ -25,13 +27,14 @@ class SlotStream:
         self.in_flight: deque[tuple[bytes, Done | None]] = deque()
 
     def cut(self, node: int, incarnation: int, now_ms: int, limit_bytes: int) -> bytes | None:
-        """The next entry with what is waiting, at most limit_bytes of commands (one command may be larger), or None."""
+        """The next entry with what is waiting, or None: at most PACK_COMMANDS, and limit_bytes of them (one command may
+        be larger). An entry is applied in one turn of the loop."""
         waiting = len(self.in_flight) - self.packed
         if waiting <= 0:
             return None
         commands: list[bytes] = []
         size = 0
-        for encoded, _ in islice(self.in_flight, self.packed, None):
+        for encoded, _ in islice(self.in_flight, self.packed, self.packed + PACK_COMMANDS):
             size += len(encoded)
             if commands and size > limit_bytes:
                 break
@@ -40,20 +43,23 @@ class SlotStream:
         self.packed += len(commands)
         return encode_entry([encode_pack(node, incarnation, first, self.done, now_ms, commands)])
 
-    def settle(self, first: int, replies: list[Reply], into: list[tuple[Done, Reply]]) -> int:
+    def settle(self, first: int, replies: list[Reply], into: list[tuple[Done, Reply]]) -> tuple[int, int]:
         """Take the replies of counters from `first` on; waiting callers and their replies go to `into`, to be called
-        when the whole step is visible. Returns how many commands this settled. Repeats are ignored."""
-        settled = 0
+        when the whole step is visible. Returns how many commands, and bytes of them, this settled. Repeats are
+        ignored."""
+        settled = settled_bytes = 0
         for offset, reply in enumerate(replies):
             if first + offset != self.done + 1:
                 continue
-            _, done = self.in_flight.popleft()
+            encoded, done = self.in_flight.popleft()
             self.done += 1
-            self.packed -= 1
+            # A gap may have put it back although it was on its way all the time.
+            self.packed = max(0, self.packed - 1)
             settled += 1
+            settled_bytes += len(encoded)
             if done is not None:
                 into.append((done, reply))
-        return settled
+        return settled, settled_bytes
 
     def resend(self, counter: int) -> None:
         """The slot lacks everything from this counter on."""

@@ -49,6 +49,9 @@ class CommandSync:
                 left -= len(messages)
                 payload_bytes += sum(len(message.payload) for message in messages)
                 id_bytes += len(channel.id.encode())
+                if payload_bytes >= ANSWER_BYTES or id_bytes >= REMEMBERED_BYTES:
+                    # What is remembered is one command of the log; the rest comes with the next sync.
+                    break
             await pace.step()
         positions = [(channel, messages[-1].message_seq) for channel, messages in found]
         if positions or is_sync_remembered(self._replica.now(uid), uid):

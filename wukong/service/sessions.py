@@ -14,7 +14,7 @@ from uuid import uuid4
 import msgspec
 
 from wukong.channel.commands import AdvanceCommands, Append, CloseSession, OpenSession, Reply
-from wukong.channel.ids import AGENT, PERSON, ChannelId, has_special, stored_channel
+from wukong.channel.ids import AGENT, PERSON, ChannelId, has_special, person_id, stored_channel
 from wukong.channel.presence import LEVEL_MASTER
 from wukong.channel.state import State, channel_part
 from wukong.clock import Clock
@@ -80,6 +80,8 @@ class Sessions:
         self._system_uid = system_uid
         self._login_timeout_s = login_timeout_s
         self._last_number = 0
+        # Logins that never became sessions, until their logout: the log knows nothing of them.
+        self._refused: set[int] = set()
 
     # -- login and logout --
 
@@ -115,6 +117,7 @@ class Sessions:
             raise Unavailable("the login could not be committed in time") from None
         if reply.reason != REASON_SUCCESS:
             self._registry.forget(number)
+            self._refused.add(number)
             raise LoginRefused(reply.reason)
         await self._join_audiences(number, login.uid)
         return reply.level
@@ -129,29 +132,31 @@ class Sessions:
         return True
 
     async def _join_audiences(self, number: int, uid: str) -> None:
+        room = _JOIN_SLICE
         for state in self._node.states:
             start = b""
             while True:
-                channels = state.channels_of(uid, start=start, limit=_JOIN_SLICE)
+                channels = state.channels_of(uid, start=start, limit=room)
                 if not channels:
                     break
                 if self._registry.by_number.get(number) is None:
                     return
                 # Read and join in one turn: what apply changes later it changes in the audience itself.
                 self._dispatcher.join(uid, [channel for channel in channels if _joins(state, channel, uid)])
-                if len(channels) < _JOIN_SLICE:
+                room -= len(channels)
+                if room:
                     break
+                room = _JOIN_SLICE
                 start = channel_part(channels[-1]) + b"\x00"
                 await asyncio.sleep(0)
 
     def logout(self, number: int, uid: str) -> None:
         """The socket is gone. Nothing is delivered from here on; the log hears of it."""
         self._dispatcher.forget(number)
-        try:
-            self._node.propose(self._node.slot(uid), CloseSession(uid, number), None)
-        except Unavailable:
-            # The node stops: the next incarnation ends the session.
+        if number in self._refused:
+            self._refused.discard(number)
             return
+        self._node.propose_always(self._node.slot(uid), CloseSession(uid, number))
 
     # -- messages --
 
@@ -169,12 +174,10 @@ class Sessions:
         assert gateway is not None
         kind = packet.channel_type
         channel_id = packet.channel_id
-        if kind in (PERSON, AGENT):
-            if has_special(channel_id):
-                # A stored id: only its own members would have it, and no client sends one on purpose.
-                channel = ChannelId(kind, channel_id)
-            else:
-                channel = stored_channel(channel_id, kind, uid)
+        if kind == PERSON and has_special(channel_id):
+            channel = _pair_of(channel_id, uid)
+        elif kind in (PERSON, AGENT) and not has_special(channel_id):
+            channel = stored_channel(channel_id, kind, uid)
         else:
             channel = ChannelId(kind, channel_id)
         # JSON-RPC clients may leave the number to the server (wkproto.md, 10.3).
@@ -225,6 +228,15 @@ class Sessions:
             except Unavailable:
                 # Not moved: the command comes again with the next /message/sync.
                 return
+
+
+def _pair_of(channel_id: str, uid: str) -> ChannelId:
+    """The chat of two persons that was named by its stored id, in whatever order. Anything else, or other people's,
+    is a pair that nobody is in: refused in apply like every message of a stranger."""
+    parts = channel_id.split("@")
+    if len(parts) == 2 and all(parts) and uid in parts and not has_special("".join(parts)):
+        return ChannelId(PERSON, person_id(*parts))
+    return ChannelId(PERSON, "@")
 
 
 def _joins(state: State, channel: ChannelId, uid: str) -> bool:
