@@ -6,8 +6,8 @@ of one entry goes, part by part, without a disk.
 
     python -m benchmarks.raft [--seconds 2] [--repeat 3] [--directory DIR] [--loop uvloop|asyncio]
 
-DIR has to be on the disk in question; the default is a directory beside this file. Prints the machine, the command
-line and raw numbers: the median of the repeats, with the lowest and highest.
+DIR has to be on the disk in question, not in memory; the default is the system's directory for temporary files.
+Prints the machine, the command line and raw numbers: the median of the repeats, with the lowest and highest.
 """
 
 import argparse
@@ -163,9 +163,9 @@ def disk(directory: Path, size: int, count: int = 1000) -> dict[str, float]:
     }
 
 
-def parts(groups: int, size: int, steps: int = 3000) -> dict[str, float]:
+def parts(directory: Path, groups: int, size: int, steps: int = 3000) -> dict[str, float]:
     """One step of so many groups without loop and disk: microseconds per entry for each part."""
-    with tempfile.TemporaryDirectory() as scratch:
+    with tempfile.TemporaryDirectory(dir=directory.parent) as scratch:
         wal = Wal.open(scratch, node_id=1, group_count=groups, fsync=False)
         nodes = []
         for log in wal.logs:
@@ -208,7 +208,7 @@ def parts(groups: int, size: int, steps: int = 3000) -> dict[str, float]:
     return {name: value / steps / groups * 1e6 for name, value in spent.items()}
 
 
-def three(size: int, steps: int = 2000) -> dict[str, float]:
+def three(_: Path, size: int, steps: int = 2000) -> dict[str, float]:
     """One group on three nodes without loop, disk and sockets: microseconds per entry on leader and follower, the
     packing of messages included."""
     now = 0.0
@@ -289,46 +289,46 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=2.0)
     parser.add_argument("--repeat", type=int, default=3)
-    parser.add_argument("--directory", type=Path, default=Path(__file__).parent)
+    parser.add_argument("--directory", type=Path, default=Path(tempfile.gettempdir()))
     parser.add_argument("--loop", choices=("uvloop", "asyncio"), default="uvloop")
     options = parser.parse_args()
     print(f"{platform.platform()}, {os.cpu_count()} cores, Python {platform.python_version()}, {options.loop}")
     print("command line:", " ".join(sys.argv))
     run = uvloop.run if options.loop == "uvloop" else asyncio.run
 
-    def measure(title: str, one: Callable[[Path], dict[str, float]]) -> None:
+    def measure(title: str, one: Callable[..., dict[str, float]], *arguments: object) -> None:
+        """`one` is called with a directory that does not exist yet and the arguments."""
         results = []
         for _ in range(options.repeat):
-            directory = Path(tempfile.mkdtemp(prefix=".raft-bench-", dir=options.directory))
+            directory = Path(tempfile.mkdtemp(prefix="raft-bench-", dir=options.directory))
             try:
-                results.append(one(directory / "wal"))
+                results.append(one(directory / "wal", *arguments))
             finally:
                 shutil.rmtree(directory)
         show(title, results)
 
-    for size in (300, 20_000):
+    def lone_once(directory: Path, size: int, fsync: bool) -> dict[str, float]:
+        return run(lone(directory, size, options.seconds, fsync))
+
+    def throughput_once(directory: Path, groups: int, size: int, fsync: bool) -> dict[str, float]:
+        return run(throughput(directory, groups, size, options.seconds, fsync))
+
+    sizes, disks = (300, 20_000), ((True, "fdatasync"), (False, "write only"))
+    for size in sizes:
         print(f"record encoding, {size} bytes: {encoding(size):.2f} us")
     for groups in (1, 4, 16):
-        for size in (300, 20_000):
-            measure(f"parts in us/entry, {groups} groups, {size} B", lambda _, g=groups, s=size: parts(g, s))
-    for size in (300, 20_000):
-        measure(f"three nodes, 1 group, {size} B", lambda _, s=size: three(s))
-    for size in (300, 20_000):
-        measure(f"bare write + fdatasync, {size} B", lambda path, s=size: disk(path, s))
-        for fsync in (True, False):
-            name = "fdatasync" if fsync else "write only"
-            measure(
-                f"lone proposal, {size} B, {name}",
-                lambda path, s=size, f=fsync: run(lone(path, s, options.seconds, f)),
-            )
+        for size in sizes:
+            measure(f"parts in us/entry, {groups} groups, {size} B", parts, groups, size)
+    for size in sizes:
+        measure(f"three nodes, 1 group, {size} B", three, size)
+    for size in sizes:
+        measure(f"bare write + fdatasync, {size} B", disk, size)
+        for fsync, name in disks:
+            measure(f"lone proposal, {size} B, {name}", lone_once, size, fsync)
     for groups in (1, 4, 16):
-        for size in (300, 20_000):
-            for fsync in (True, False):
-                name = "fdatasync" if fsync else "write only"
-                measure(
-                    f"{groups} groups, {size} B, {name}",
-                    lambda path, g=groups, s=size, f=fsync: run(throughput(path, g, s, options.seconds, f)),
-                )
+        for size in sizes:
+            for fsync, name in disks:
+                measure(f"{groups} groups, {size} B, {name}", throughput_once, groups, size, fsync)
 
 
 if __name__ == "__main__":

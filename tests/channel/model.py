@@ -57,10 +57,11 @@ Seen = tuple[Any, ...]
 
 @dataclass
 class Stored:
-    """A message and who should have it: decided at its position, never again."""
+    """A message, who should have it and who was a member: decided at its position, never again."""
 
     message: Message
     recipients: frozenset[str]
+    members: frozenset[str]
 
 
 @dataclass
@@ -86,6 +87,7 @@ class Channel:
     commands: list[Stored] = field(default_factory=list)
     talks: dict[str, Talk] = field(default_factory=dict)
     confirmed: dict[str, int] = field(default_factory=dict)
+    ever_send_banned: bool = False
 
     def members(self) -> set[str]:
         present: set[str] = set()
@@ -250,7 +252,8 @@ class Model:
         channel = self.channel(command.channel)
         key = (command.channel, command.is_cmd, command.from_uid, command.client_msg_no)
         known = self.numbers.get(key) if command.client_msg_no else None
-        if known is not None and known.payload == command.payload and not self._forgotten(known):
+        answers = known is not None and (known.reply.message_seq > 0 or bool(command.flags & NO_PERSIST))
+        if known is not None and answers and known.payload == command.payload and not self._forgotten(known):
             return msgspec.structs.replace(known.reply, duplicate=True)
         message_id = self._new_id()
         reason = self.permission(channel, command.from_uid, is_cmd=command.is_cmd, trusted=command.trusted)
@@ -274,7 +277,7 @@ class Model:
         )
         recipients = self._recipients(channel, command)
         if stored:
-            log.append(Stored(message, recipients))
+            log.append(Stored(message, recipients, frozenset(channel.members() | set(channel.implicit()))))
             if seq == 1 and not command.is_cmd:
                 self._first_message(channel, command.from_uid)
         reply = Reply(OK, message_id, seq, message.timestamp)
@@ -318,7 +321,9 @@ class Model:
         before = channel.info or ChannelInfo()
         channel.info = command.info or before
         version = 0
-        if command.channel.type == PERSON and before.send_ban != channel.info.send_ban:
+        if channel.info.send_ban:
+            channel.ever_send_banned = True
+        if command.channel.type == PERSON and command.info is not None and channel.ever_send_banned:
             bits = bytes([1 if channel.info.send_ban else 0])
             version = self._copy("", COPY_USER, [command.channel.id], bits)
         listed = list(command.add)
@@ -368,7 +373,7 @@ class Model:
         for uid in removed:
             self._left(channel, uid)
         if command.channel.type != LIVE:
-            for uid in command.uids:
+            for uid in set(command.uids) - set(channel.implicit()):
                 channel.talks.pop(uid, None)
         if removed:
             self._seen.append(("members", command.channel, frozenset(), frozenset(removed)))
@@ -406,10 +411,11 @@ class Model:
         if command.channel.type == PERSON:
             return Reply(version=self._copy_lists(channel, command, touched))
         if command.which == DENY and command.channel.type != LIVE:
-            for uid in named:
-                if command.op in (ADD, SET):
-                    channel.talks.pop(uid, None)
-                elif command.op == REMOVE:
+            for uid in touched:
+                if uid in listed:
+                    if uid in named:
+                        channel.talks.pop(uid, None)
+                else:
                     self._restore_talk(channel, uid)
         return Reply()
 
@@ -493,9 +499,13 @@ class Model:
             if talk is not None:
                 talk.deleted, talk.touched_ms = last, self.now_ms
             return Reply()
+        if talk is not None and talk.ends_at is not None:
+            last = talk.ends_at
         if last == 0:
             return Reply()
-        talk = channel.talks.setdefault(command.uid, Talk())
+        if talk is None:
+            stays = command.uid in channel.members() or command.uid in channel.implicit()
+            talk = channel.talks[command.uid] = Talk(ends_at=None if stays else last)
         if command.op == CLEAR_UNREAD or command.unread == 0:
             wanted = last
         elif 0 < command.unread <= last:
@@ -508,8 +518,16 @@ class Model:
     def _on_AdvanceCommands(self, command: AdvanceCommands) -> Reply:
         channel = self.channel(command.channel)
         seq = min(command.seq, len(channel.commands))
+        if command.contiguous and not self._is_next(channel, command.uid, seq):
+            return Reply()
         channel.confirmed[command.uid] = max(seq, channel.confirmed.get(command.uid, 0))
         return Reply()
+
+    def _is_next(self, channel: Channel, uid: str, seq: int) -> bool:
+        """Whether nothing unconfirmed below seq is for the user; where more than 64 commands lie between, it is not
+        looked for."""
+        before = [s for s in channel.commands if channel.confirmed.get(uid, 0) < s.message.message_seq < seq]
+        return not any(uid in s.recipients for s in before) and sum(uid in s.members for s in before) <= 64
 
     def _on_RememberSync(self, command: RememberSync) -> Reply:
         self.handed_out[command.uid] = command.positions

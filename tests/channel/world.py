@@ -416,6 +416,12 @@ def audit(state: State) -> None:
             )
             assert needed, f"a row of {uid} in {channel} that nobody needs: {row}"
     assert users == sum(by_user.values()), "a user's row is listed"
+    first_named: dict[bytes, bytes] = {}
+    for key in rows:
+        if key[:1] == b"e":
+            first_named.setdefault(b"r" + key[1:-8], key[-8:])
+    same({key: value for key, value in rows.items() if key[:1] == b"r"}, first_named)
+    assert all(key >= state.slot_row.expired for key in rows if key[:1] == b"q"), "the sweep left nothing behind"
     counted = {key[1:]: int.from_bytes(value, "big") for key, value in rows.items() if key[:1] == b"n"}
     same(counted, by_user)
 
@@ -543,7 +549,7 @@ def _update_chat(random: Random) -> Command:
 def _advance(random: Random) -> Command:
     channel = _pair(random) if random.random() < 0.3 else _channel(random)
     uid = random.choice(channel.id.split("@")) if channel.type == 1 else random.choice(UIDS)
-    return AdvanceCommands(channel, uid, random.choice((0, 1, 2, 5, 8, 1000)))
+    return AdvanceCommands(channel, uid, random.choice((0, 1, 2, 5, 8, 1000)), random.random() < 0.5)
 
 
 def _flag(random: Random) -> int:

@@ -1,7 +1,6 @@
 """Stand-ins for what the gateway is given: the clock, and the use cases of wukong.service.sessions."""
 
 import asyncio
-import time
 from collections.abc import Callable
 
 from wukong.errors import Unavailable
@@ -11,7 +10,7 @@ from wukong.service.sessions import Login, LoginRefused
 
 
 class FakeClock:
-    """Real time, and what `advance` adds to it."""
+    """Stands still but for `advance`."""
 
     def __init__(self) -> None:
         self.ahead_s = 0.0
@@ -20,10 +19,10 @@ class FakeClock:
         self.ahead_s += seconds
 
     def now_ms(self) -> int:
-        return int((time.time() + self.ahead_s) * 1000)
+        return 1_700_000_000_000 + int(self.ahead_s * 1000)
 
     def monotonic(self) -> float:
-        return time.monotonic() + self.ahead_s
+        return 1_000.0 + self.ahead_s
 
 
 class FakeSessions:

@@ -24,13 +24,6 @@ class Session:
         return self.left > 0
 
 
-class StillClock(FakeClock):
-    """Stands still but for `advance`."""
-
-    def monotonic(self) -> float:
-        return self.ahead_s
-
-
 def an_outbox(clock: FakeClock, *, sessions_limit: int = 100, direct_limit: int = 4) -> Outbox:
     loop = asyncio.get_running_loop()
     return Outbox(loop=loop, clock=clock, slice_s=0.002, sessions_limit=sessions_limit, direct_limit=direct_limit)
@@ -46,7 +39,7 @@ async def until_empty(outbox: Outbox) -> int:
 
 
 async def test_everything_of_one_turn_is_written_in_the_next() -> None:
-    clock, log = StillClock(), list[tuple[str, int]]()
+    clock, log = FakeClock(), list[tuple[str, int]]()
     outbox = an_outbox(clock)
     for name in "abc":
         outbox.mark(Session(name, 5, log, clock))
@@ -56,7 +49,7 @@ async def test_everything_of_one_turn_is_written_in_the_next() -> None:
 
 
 async def test_a_session_with_much_lets_the_others_have_their_turns() -> None:
-    clock, log = StillClock(), list[tuple[str, int]]()
+    clock, log = FakeClock(), list[tuple[str, int]]()
     outbox = an_outbox(clock)
     outbox.mark(Session("much", 150, log, clock))
     outbox.mark(Session("little", 1, log, clock))
@@ -65,7 +58,7 @@ async def test_a_session_with_much_lets_the_others_have_their_turns() -> None:
 
 
 async def test_a_slice_ends_when_its_time_is_over() -> None:
-    clock, log = StillClock(), list[tuple[str, int]]()
+    clock, log = FakeClock(), list[tuple[str, int]]()
     outbox = an_outbox(clock)
     for index in range(10):
         outbox.mark(Session(str(index), 1, log, clock, cost_s=0.0011))
@@ -74,7 +67,7 @@ async def test_a_slice_ends_when_its_time_is_over() -> None:
 
 
 async def test_a_slice_ends_after_so_many_sessions() -> None:
-    clock, log = StillClock(), list[tuple[str, int]]()
+    clock, log = FakeClock(), list[tuple[str, int]]()
     outbox = an_outbox(clock, sessions_limit=3)
     for index in range(10):
         outbox.mark(Session(str(index), 1, log, clock))
@@ -82,7 +75,7 @@ async def test_a_slice_ends_after_so_many_sessions() -> None:
 
 
 async def test_direct_writes_come_back_when_the_queue_is_empty() -> None:
-    clock = StillClock()
+    clock = FakeClock()
     outbox = an_outbox(clock, direct_limit=4)
     outbox.direct_left = 0
     outbox.mark(Session("a", 1, [], clock))
@@ -95,7 +88,7 @@ async def test_a_session_that_fails_does_not_silence_the_others() -> None:
         def flush(self, limit_count: int) -> bool:
             raise RuntimeError("a bug")
 
-    clock, log = StillClock(), list[tuple[str, int]]()
+    clock, log = FakeClock(), list[tuple[str, int]]()
     outbox = an_outbox(clock)
     outbox.mark(Broken("broken", 1, log, clock))
     outbox.mark(Session("fine", 1, log, clock))
@@ -104,7 +97,7 @@ async def test_a_session_that_fails_does_not_silence_the_others() -> None:
 
 
 async def test_a_session_marked_by_a_write_of_another_has_its_turn() -> None:
-    clock, log = StillClock(), list[tuple[str, int]]()
+    clock, log = FakeClock(), list[tuple[str, int]]()
     outbox = an_outbox(clock)
     late = Session("late", 1, log, clock)
 

@@ -297,18 +297,32 @@ async def test_a_kick_says_why_then_closes_after_its_delay(make_world: Make) -> 
     world.gateway.sendack(1, Sendack(0, 1, 1, 1, 1))
     assert (await client.recv()).message_seq == 1
     assert await client.packet() == Disconnect(12, "login in other device")
-    await world.sessions.until(lambda: world.sessions.logouts == [(1, "alice")])
-    # Mute, but there until the delay is over.
+    # Mute, but there until the delay is over, and logged out with the socket.
     client.send_packet(Ping())
     client.send_bytes(client.message(1))
     world.clock.advance(1.5)
     await asyncio.sleep(0.05)
     assert world.gateway.connections == 1
+    assert world.sessions.logouts == []
     world.clock.advance(0.6)
     with pytest.raises(Closed) as closed:
         await client.next_message()
     assert closed.value.code == (1000 if world.kind == "ws" else None)
     assert world.sessions.sends == []
+    await world.sessions.until(lambda: world.sessions.logouts == [(1, "alice")])
+
+
+async def test_a_session_that_leaves_may_be_told_again_but_never_stays_longer(world: World) -> None:
+    client = await a_client(world)
+    world.gateway.end(1, reason=12, text="first", close_after_ms=10_000)
+    world.gateway.end(1, reason=12, text="second", close_after_ms=2_000)
+    world.gateway.end(1, reason=0, text="", close_after_ms=60_000)
+    assert [await client.packet() for _ in range(2)] == [Disconnect(12, "first"), Disconnect(12, "second")]
+    world.clock.advance(2.1)
+    with pytest.raises(Closed):
+        await client.next_message()
+    await world.sessions.until(lambda: world.sessions.logouts == [(1, "alice")])
+    world.gateway.end(1, reason=12, text="gone", close_after_ms=0)
 
 
 async def test_a_session_may_end_without_a_word(world: World) -> None:

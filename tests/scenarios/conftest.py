@@ -9,10 +9,18 @@ from typing import Any
 import aiohttp
 import pytest
 
-from tests.scenarios.room import Room
+from tests.scenarios.room import AUDITED, Room
 from tests.support.http import Api, open_api
 from tests.support.server import ServerProcess
 from tests.support.wire import Client, Kind
+from wukong.channel.ids import ChannelId
+from wukong.channel.members import member_uids
+from wukong.channel.state import channel_part
+from wukong.clock import SystemClock
+from wukong.config import load_config
+from wukong.limits import MIB
+from wukong.node.node import Node
+from wukong.store.rocks import RocksStore
 
 # Logins at once: the server refuses none of them, but a test process has to keep up too.
 _LOGINS_AT_ONCE = 50
@@ -27,6 +35,25 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
     assert process.is_running, f"the server died\n{process.log_tail()}"
     assert process.stop() == 0, process.log_tail()
     assert process.complaints() == []
+    check_rows(process, AUDITED.get(process.http_url, {}))
+
+
+def check_rows(process: ServerProcess, audited: dict[ChannelId, set[str]]) -> None:
+    """The rows that a stopped server left behind say the same as its API did."""
+    config, _ = load_config(process.directory / "wk.yaml", {}, embedded=False)
+    store = RocksStore(str(config.data_dir / "store"), block_cache_bytes=MIB)
+    try:
+        node = Node(
+            node_id=config.cluster.node_id,
+            slot_count=config.wukong.slot_count,
+            store=store,
+            clock=SystemClock(),
+            effects_sink=lambda effects: None,
+        )
+        for channel, members in audited.items():
+            assert set(member_uids(node.state_of(channel.id), channel_part(channel))) == members, channel
+    finally:
+        store.close()
 
 
 @pytest.fixture

@@ -25,7 +25,7 @@ import aiohttp
 
 from tests.support.http import NO_ANSWER, Api, open_api, payload_of
 from tests.support.server import ServerProcess
-from tests.support.wire import GROUP, PERSON, SUCCESS, Client, Kind, Message, Unanswered
+from tests.support.wire import GROUP, PERSON, SUCCESS, Client, Kind, Message, Unanswered, fence
 
 GROUPS = 6
 SENDERS = 6
@@ -132,11 +132,12 @@ class Soak:
                 await self._check_ghosts(api)
                 await self._check_members(api)
                 await self._check_history(api)
-                self._check_sessions()
+                self._check_sessions(whole=False)
                 await self._connect(http)
                 await self._send_again(api)
                 await self._check_history(api)
-                self._check_sessions()
+                await fence(api, self._clients.values())
+                self._check_sessions(whole=True)
                 self._check_attempts()
                 for client in self._clients.values():
                     await client.close()
@@ -333,21 +334,27 @@ class Soak:
             assert self._channels[attempt.channel].stored.get(attempt.seq) is attempt, f"acknowledged, lost: {attempt}"
         self._recent = []
 
-    def _check_sessions(self) -> None:
-        """What each client got while it was connected is a piece of every channel without holes, and it is stored."""
+    def _check_sessions(self, *, whole: bool) -> None:
+        """What each client got while it was connected is a piece of every channel without holes, and it is stored.
+        whole: nothing was on its way any more, so it is all that came since it connected."""
         for client in self._clients.values():
             assert client.faults == [], client.faults[:5]
             got: defaultdict[Place, dict[int, Message]] = defaultdict(dict)
             for message in client.received:
                 named = Place(message.channel_type, message.channel_id)
                 got[channel_of(client.uid, named)][message.message_seq] = message
-            for place, messages in got.items():
-                stored = self._channels[place].stored
-                piece = range(self._base.get(place, 0) + 1, max(messages) + 1)
-                expected = [seq for seq in piece if stored[seq].sender != client.uid]
+            for place, channel in self._channels.items():
+                if place.kind == PERSON and client.uid not in place.id.split("@"):
+                    assert place not in got, f"{client.uid} got messages of {place}"
+                    continue
+                messages = got[place]
+                last = channel.last_seq if whole else max(messages, default=0)
+                piece = range(self._base.get(place, 0) + 1, last + 1)
+                expected = [seq for seq in piece if channel.stored[seq].sender != client.uid]
                 assert sorted(messages) == expected, f"{client.uid} did not get all of {place}"
                 for seq, message in messages.items():
-                    assert (message.message_id, message.payload) == (stored[seq].message_id, stored[seq].payload)
+                    stored = channel.stored[seq]
+                    assert (message.message_id, message.payload) == (stored.message_id, stored.payload)
 
 
 def channel_of(uid: str, place: Place) -> Place:

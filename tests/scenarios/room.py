@@ -6,7 +6,11 @@ from collections.abc import Iterable, Sequence
 from tests.scenarios.judge import History, now
 from tests.support.http import Api, payload_of
 from tests.support.wire import GROUP, SUCCESS, Client, fence, unique
+from wukong.channel.ids import ChannelId
 from wukong.protocol.packets import RED_DOT, Sendack
+
+AUDITED: dict[str, dict[ChannelId, set[str]]] = {}
+"""By server: the members that the last audit of a channel found. For a look at the rows when the server has stopped."""
 
 
 class Room:
@@ -118,6 +122,7 @@ class Room:
             wrong = {uid for uid in candidates if is_member(uid) not in (None, uid in in_list)}
             assert not wrong, f"{self.id}: listed and acknowledged members differ: {sorted(wrong)[:20]}"
         await self._call_roll(clients, set(listed))
+        AUDITED.setdefault(self.api.url, {})[ChannelId(self.kind, self.id)] = set(listed)
 
     async def _call_roll(self, clients: Sequence[Client], listed: set[str]) -> None:
         """A message that is pushed and not stored shows whom delivery takes for a member."""

@@ -3,6 +3,7 @@
 import asyncio
 import random
 from collections.abc import Callable
+from typing import Any
 
 from tests.scenarios.conftest import Clients
 from tests.scenarios.room import Room, unread_seqs
@@ -96,6 +97,45 @@ async def check_delivery(
     await room.audit([*inside, *outside])
     for client in (*inside, *outside):
         await client.close()
+
+
+async def test_s26_what_users_have_read_and_confirmed_outlives_a_kill(
+    own_server: Servers, own_clients: Clients
+) -> None:
+    server = own_server()
+    await asyncio.to_thread(server.start)
+    reader, lazy, denied, gone = users = [unique(name) for name in ("reader", "lazy", "denied", "gone")]
+    sender = await own_clients.connect(unique("a"), to=server)
+    async with open_api(server.http_url) as api:
+        room = Room(api)
+        await room.create([sender.uid, *users])
+        for _ in range(3):
+            await room.send(sender)
+            await room.command(sender.uid)
+            await sender.send(reader, b"hello", kind=PERSON)
+        await api.post("/conversations/clearUnread", {"uid": reader, "channel_id": room.id, "channel_type": 2})
+        await room.send(sender)
+        await api.post("/conversations/delete", {"uid": lazy, "channel_id": room.id, "channel_type": 2})
+        await room.send(sender)
+        await api.change_list("blacklist_add", room.id, [denied])
+        await room.remove(gone)
+        before = await positions(api, users)
+        # Handed out before the kill, confirmed after it.
+        assert len(await api.commands(reader)) == 3
+    sender.leaving = True
+    await asyncio.to_thread(server.kill)
+    await asyncio.to_thread(server.start)
+    async with open_api(server.http_url) as api:
+        await api.acknowledge_commands(reader, 3)
+        assert await api.commands(reader) == []
+        assert len(await api.commands(lazy)) == 3
+        assert await positions(api, users) == before
+        assert [each[room.id]["unread"] for each in before[:2]] == [2, 5]
+        assert [room.id in each for each in before] == [True, True, False, False]
+
+
+async def positions(api: Api, uids: list[str]) -> list[dict[str, Any]]:
+    return [await api.conversations(uid) for uid in uids]
 
 
 async def test_s33_both_sides_keep_their_conversation_of_a_first_message_before_a_kill(

@@ -67,7 +67,7 @@ async def test_s28_a_large_request_while_messages_flow_is_complete_with_its_ok(
     watching = await clients.connect_all(uids[:: len(uids) // 20], kind)
     await room.create([sender.uid])
     stop = asyncio.Event()
-    sending = asyncio.create_task(room.keep_sending(sender, stop, per_second=200))
+    sending = asyncio.create_task(room.keep_sending(sender, stop, per_second=500))
     await room.add(*uids)
     await room.send(sender)
     await room.remove(*uids[::2])
@@ -76,6 +76,23 @@ async def test_s28_a_large_request_while_messages_flow_is_complete_with_its_ok(
     await sending
     assert not room.refused
     await room.check([sender, *watching], members=[sender.uid, *uids[1::2]])
+
+
+async def test_s28_of_large_resets_at_once_one_wins_as_a_whole(api: Api, clients: Clients, any_kind: Kind) -> None:
+    sender = await clients.connect(unique("a"), any_kind)
+    room = Room(api)
+    await room.create([sender.uid])
+    lists = [[sender.uid, *(unique(f"list{number}") for number in range(2_500))] for _ in range(6)]
+    # Longer than one command, so each comes in parts; one short list and single members between them.
+    lists.append([sender.uid, *(unique("short") for _ in range(10))])
+    singles = [unique("single") for _ in range(5)]
+    await asyncio.gather(*(room.reset(*uids) for uids in lists), *(room.add(uid) for uid in singles))
+    listed = set(await api.members(room.id)) - set(singles)
+    assert listed in [set(uids) for uids in lists]
+    watching = await clients.connect_all([*(uids[-1] for uids in lists), *singles], any_kind)
+    await room.audit([sender, *watching])
+    await room.reset(*lists[0])
+    await room.audit([sender, *watching], members=lists[0])
 
 
 async def test_s28_five_hundred_members_are_no_threshold_and_large_is_only_a_flag(

@@ -109,11 +109,13 @@ class UpdateChat(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=8):
 
 
 class AdvanceCommands(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=9):
-    """Move a user's read position in the command twin forward to seq."""
+    """Move a user's read position in the command twin forward to seq. contiguous: only if no earlier command that he has
+    not confirmed is for him; else nothing changes."""
 
     channel: ChannelId
     uid: str
     seq: int
+    contiguous: bool = False
 
 
 class SetToken(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=10):

@@ -18,7 +18,22 @@ from wukong.channel.effects import Message
 from wukong.channel.ids import ChannelId, implicit_members
 from wukong.channel.members import keep_or_drop
 from wukong.channel.messages import messages_between, own_last_seq, stored_message
-from wukong.channel.state import State, UserRow, after, channel_part, encode, part, read_channel_part, seq_part
+from wukong.channel.state import (
+    Head,
+    State,
+    UserRow,
+    after,
+    channel_part,
+    encode,
+    named_prefix,
+    part,
+    read_channel_part,
+    seq_part,
+    waiting_key,
+)
+
+# A contiguous confirmation looks at so many commands that may have named others; behind more of them it does nothing.
+MAX_LOOK_BACK = 64
 
 _decode_positions = msgspec.msgpack.Decoder(list[tuple[ChannelId, int]]).decode
 
@@ -38,13 +53,16 @@ def update_chat(state: State, command: UpdateChat) -> Reply:
     part_ = channel_part(command.channel)
     head = state.head(part_)
     last = 0 if head is None else head.last_seq
-    row = state.user(part_, command.uid)
+    uid = command.uid
+    row = state.user(part_, uid)
     if command.op == CHAT_OP_DELETE:
         if row is not None and row.chat:
             row.deleted_seq = last
             row.updated_ms = state.now_ms
-            state.put_user(part_, command.uid, row, fresh=False)
+            state.put_user(part_, uid, row, fresh=False)
         return Reply()
+    if row is not None and row.chat and row.until_seq >= 0:
+        last = row.until_seq
     if last == 0:
         return Reply()
     if command.op == CHAT_OP_CLEAR or command.unread == 0:
@@ -56,10 +74,13 @@ def update_chat(state: State, command: UpdateChat) -> Reply:
     fresh = row is None
     if row is None:
         row = UserRow(created_ms=state.now_ms)
+    if not row.chat and not row.member and uid not in implicit_members(command.channel):
+        # Somebody who left, and whose screen still showed the channel: he gets no later message.
+        row.until_seq = last
     row.chat = True
     row.read_seq = max(row.read_seq, target)
     row.updated_ms = state.now_ms
-    state.put_user(part_, command.uid, row, fresh=fresh)
+    state.put_user(part_, uid, row, fresh=fresh)
     return Reply()
 
 
@@ -71,14 +92,62 @@ def advance_commands(state: State, command: AdvanceCommands) -> Reply:
         return Reply()
     row = state.user(part_, uid)
     seq = min(command.seq, head.cmd_seq)
+    waiting = _waiting_from(state, part_, uid) if head.named_seq else 0
+    if command.contiguous and (
+        0 < waiting < seq or (row is not None and not _is_next(state, channel, part_, head, uid, row, seq))
+    ):
+        return Reply()
     if row is not None and seq > row.cmd_read:
         row.cmd_read = seq
         keep_or_drop(state, channel, part_, uid, row)
-    if head.named_seq:
-        prefix = _by_name_prefix(uid) + part_
-        for key, _ in state.scan(prefix, prefix + seq_part(seq + 1)):
-            state.delete(key)
+    if 0 < waiting <= seq:
+        _confirm_named(state, part_, uid, waiting, seq)
     return Reply()
+
+
+def _is_next(state: State, channel: ChannelId, part_: bytes, head: Head, uid: str, row: UserRow, seq: int) -> bool:
+    """Whether no unconfirmed command to all members lies below seq in the user's times of membership."""
+    between = []
+    left = MAX_LOOK_BACK
+    for before, last in _times(channel, uid, row, head.cmd_seq):
+        first, last = max(row.cmd_read, before) + 1, min(last, seq - 1)
+        if first <= last:
+            left -= last - first + 1
+            if last > head.named_seq or left < 0:
+                # Behind the last command that named somebody all are for all members.
+                return False
+            between.append((first, last))
+    return all(
+        message.recipients is not None
+        for first, last in between
+        for message in messages_between(state, part_, is_cmd=True, first=first, last=last, limit=MAX_LOOK_BACK)
+    )
+
+
+def _times(channel: ChannelId, uid: str, row: UserRow, newest: int) -> list[tuple[int, int]]:
+    """(command seq before, last command seq) of the times in which the user was a member."""
+    if uid in implicit_members(channel):
+        return [(0, newest)]
+    return [(interval.from_cmd, newest if interval.open else interval.until_cmd) for interval in row.intervals]
+
+
+def _waiting_from(state: State, part_: bytes, uid: str) -> int:
+    """The lowest unconfirmed command of the channel that named the user, 0 for none."""
+    row = state.get(waiting_key(part_, uid))
+    return 0 if row is None else int.from_bytes(row, "big")
+
+
+def _confirm_named(state: State, part_: bytes, uid: str, waiting: int, seq: int) -> None:
+    """Delete what named the user up to seq. Where the rest begins is remembered, so that nobody passes by the deleted
+    ones again."""
+    prefix = named_prefix(part_, uid)
+    for key, _ in state.scan(prefix + seq_part(waiting), prefix + seq_part(seq + 1)):
+        state.delete(key)
+    rest = state.scan(prefix + seq_part(seq + 1), after(prefix), limit=1)
+    if rest:
+        state.put(waiting_key(part_, uid), rest[0][0][-8:])
+    else:
+        state.delete(waiting_key(part_, uid))
 
 
 def remember_sync(state: State, command: RememberSync) -> Reply:
@@ -157,7 +226,7 @@ def conversations_of(state: State, uid: str) -> list[tuple[int, ChannelId]]:
         row = state.user(part_, uid)
         if row is None or not row.chat:
             continue
-        head = state.head(part_)
+        head = state.peek_head(part_)
         found.append((head.last_ts if head is not None and head.last_ts else row.updated_ms // 1000, channel))
     return found
 
@@ -192,20 +261,15 @@ def pending_commands(state: State, uid: str, *, limit: int) -> list[tuple[Channe
 
 def _commands_of_member(state: State, channel: ChannelId, part_: bytes, uid: str, limit: int) -> list[Message]:
     """The lowest unconfirmed commands that went to all members while the user was one."""
-    head = state.head(part_)
+    head = state.peek_head(part_)
     if head is None or head.cmd_seq == 0:
         # Most channels; a user may be in ten thousand.
         return []
     row = state.user(part_, uid)
     if row is None or head.cmd_seq <= row.cmd_read:
         return []
-    newest = head.cmd_seq
-    if uid in implicit_members(channel):
-        times = [(0, newest)]
-    else:
-        times = [(interval.from_cmd, newest if interval.open else interval.until_cmd) for interval in row.intervals]
     messages: list[Message] = []
-    for before, last in times:
+    for before, last in _times(channel, uid, row, head.cmd_seq):
         first = max(row.cmd_read, before) + 1
         while first <= last and len(messages) < limit:
             page = messages_between(state, part_, is_cmd=True, first=first, last=last, limit=limit - len(messages))
@@ -216,15 +280,15 @@ def _commands_of_member(state: State, channel: ChannelId, part_: bytes, uid: str
     return messages
 
 
-def _by_name_prefix(uid: str) -> bytes:
-    return b"e" + part(uid)
-
-
 def _sent_by_name(state: State, uid: str, limit: int) -> dict[ChannelId, list[int]]:
     """Seqs of the first `limit` unconfirmed commands that named the user, in key order."""
-    prefix = _by_name_prefix(uid)
+    prefix = b"r" + part(uid)
     found: dict[ChannelId, list[int]] = {}
-    for key, _ in state.scan(prefix, after(prefix), limit=limit):
-        channel, end = read_channel_part(key, len(prefix))
-        found.setdefault(channel, []).append(int.from_bytes(key[end:], "big"))
+    for key, waiting in state.scan(prefix, after(prefix), limit=limit):
+        named = named_prefix(key[len(prefix) :], uid)
+        seqs = [int.from_bytes(row[-8:], "big") for row, _ in state.scan(named + waiting, after(named), limit=limit)]
+        found[read_channel_part(key, len(prefix))[0]] = seqs
+        limit -= len(seqs)
+        if limit <= 0:
+            break
     return found

@@ -5,6 +5,8 @@ from the rows. A removed member's row stays while there are commands of his time
 his conversation exists.
 """
 
+from collections.abc import Iterable
+
 import msgspec
 
 from wukong.channel.commands import (
@@ -12,6 +14,7 @@ from wukong.channel.commands import (
     OP_ADD,
     OP_CLEAR,
     OP_REMOVE,
+    OP_SET,
     ChannelInfo,
     Disband,
     PutChannel,
@@ -52,15 +55,15 @@ def put_channel(state: State, command: PutChannel) -> Reply:
     head.updated_ms = state.now_ms
     uids = _clean(command.add)
     removed: list[str] = []
+    rows = None
     if command.reset:
         if command.staged:
             uids = _clean([*_take_staged(state, part, command.staged), *uids])
-        keep = set(uids)
-        removed = [uid for uid in member_uids(state, part) if uid not in keep]
-        for uid in removed:
-            _leave(state, channel, part, head, uid, forget_chat=False)
-    chats = command.chats and channel.type != LIVE
-    added = [uid for uid in uids if _join(state, part, head, uid, chats=chats)]
+        prefix = b"m" + part
+        rows = dict(state.scan(prefix, after(prefix)))
+        keep = {prefix + uid.encode() for uid in uids}
+        removed = _leave(state, channel, part, head, [row for row in rows.items() if row[0] not in keep])
+    added = _join(state, part, head, uids, chats=command.chats and channel.type != LIVE, rows=rows)
     state.put_head(part, head)
     if added or removed:
         state.effects.append(MembersChanged(channel, added, removed))
@@ -70,13 +73,13 @@ def put_channel(state: State, command: PutChannel) -> Reply:
 def _put_info(state: State, channel: ChannelId, head: Head, info: ChannelInfo | None) -> int:
     if info is None:
         return 0
-    before = head.send_ban
     head.large, head.ban, head.disband = info.large, info.ban, info.disband
     head.send_ban, head.allow_stranger = info.send_ban, info.allow_stranger
-    if channel.type != PERSON or before == info.send_ban:
+    if channel.type != PERSON or not (info.send_ban or head.flags_version):
         return 0
-    # The flags of type 1 belong to a user; other slots decide on his messages, so they get a copy.
-    version = state.next_version()
+    # The flags of type 1 belong to a user; other slots decide on his messages, so they get a copy. A repeat copies
+    # again: the first copies may be under way still, and whoever asks waits for the version he is answered.
+    version = head.flags_version = state.next_version()
     value = bytes((USER_SEND_BAN if info.send_ban else 0,))
     propagate(state, version, "", PutCopy(COPY_USER, version, [channel.id], value))
     return version
@@ -103,13 +106,39 @@ def _take_staged(state: State, part: bytes, staged: int) -> list[str]:
     return [key[len(prefix) :].decode() for key in keys]
 
 
-def _join(state: State, part: bytes, head: Head, uid: str, *, chats: bool) -> bool:
-    row = state.user(part, uid)
-    if row is not None and row.member:
-        return False
-    fresh = row is None
-    if row is None:
-        row = UserRow(cmd_read=head.cmd_seq, created_ms=state.now_ms)
+def _join(
+    state: State, part: bytes, head: Head, uids: list[str], *, chats: bool, rows: dict[bytes, bytes] | None = None
+) -> list[str]:
+    """Make the uids members; those that were none before. rows: all rows of users of the channel, if they are read
+    already."""
+    prefix = b"m" + part
+    raws = [uid.encode() for uid in uids]
+    keys = [prefix + raw for raw in raws]
+    found = state.get_many(keys) if rows is None else map(rows.get, keys)
+    # Whose rows were equal has equal ones again, and those are most: of new members all.
+    made: dict[bytes | None, bytes | None] = {}
+    added: list[str] = []
+    fresh: list[bytes] = []
+    for uid, raw, key, old in zip(uids, raws, keys, found, strict=True):
+        if old not in made:
+            made[old] = _joined(state, head, old, chats=chats)
+        new = made[old]
+        if new is None:
+            continue
+        state.put(key, new)
+        added.append(uid)
+        if old is None:
+            fresh.append(raw)
+    state.list_channel(part, fresh)
+    head.members += len(added)
+    return added
+
+
+def _joined(state: State, head: Head, old: bytes | None, *, chats: bool) -> bytes | None:
+    """The row of somebody who joins, None for one who is a member already."""
+    row = UserRow(cmd_read=head.cmd_seq, created_ms=state.now_ms) if old is None else _decode_user(old)
+    if row.member:
+        return None
     row.intervals = _unconfirmed(row)
     row.intervals.append(Interval(state.index, head.last_seq, head.cmd_seq))
     if chats:
@@ -117,25 +146,63 @@ def _join(state: State, part: bytes, head: Head, uid: str, *, chats: bool) -> bo
         row.read_seq = max(row.read_seq, head.last_seq)
     row.until_seq = -1
     row.updated_ms = state.now_ms
-    state.put_user(part, uid, row, fresh=fresh)
-    head.members += 1
-    return True
+    return encode(row)
 
 
-def _leave(state: State, channel: ChannelId, part: bytes, head: Head, uid: str, *, forget_chat: bool) -> bool:
-    row = state.user(part, uid)
-    if row is None or not row.member:
-        return False
-    last = row.intervals[-1]
-    last.until_index, last.until_seq, last.until_cmd = state.index, head.last_seq, head.cmd_seq
+def _leave(
+    state: State,
+    channel: ChannelId,
+    part: bytes,
+    head: Head,
+    rows: Iterable[tuple[bytes, bytes]],
+    *,
+    forget_chats: bool = False,
+) -> list[str]:
+    """End the memberships in these rows (key, value); the uids that were members. forget_chats: the conversations go,
+    also of those who left before."""
+    size = 1 + len(part)
+    # Who is a member by the id as well stays one: his row and his conversation stay.
+    implicit = {uid.encode() for uid in implicit_members(channel)}
+    made: dict[tuple[bytes, bool], tuple[bytes | None, bool]] = {}
+    removed: list[str] = []
+    dropped: list[bytes] = []
+    for key, old in rows:
+        raw = key[size:]
+        stays = raw in implicit
+        outcome = made.get((old, stays))
+        if outcome is None:
+            outcome = made[old, stays] = _left(state, head, old, stays=stays, forget_chat=forget_chats)
+        new, was_member = outcome
+        if was_member:
+            removed.append(raw.decode())
+        if new is None:
+            state.delete(key)
+            dropped.append(raw)
+        elif new is not old:
+            state.put(key, new)
+    state.unlist_channel(part, dropped)
+    head.members -= len(removed)
+    return removed
+
+
+def _left(state: State, head: Head, old: bytes, *, stays: bool, forget_chat: bool) -> tuple[bytes | None, bool]:
+    """The row of somebody who leaves (None: nobody needs it any more; old itself: nothing changed), and whether he was
+    a member."""
+    row = _decode_user(old)
+    member = row.member
+    forget_chat = forget_chat and row.chat and not stays
+    if not member and not forget_chat:
+        return old, False
+    if member:
+        last = row.intervals[-1]
+        last.until_index, last.until_seq, last.until_cmd = state.index, head.last_seq, head.cmd_seq
+        if row.chat and not stays:
+            row.until_seq = head.last_seq
     if forget_chat:
         _clear_chat(row)
-    elif row.chat and uid not in implicit_members(channel):
-        row.until_seq = head.last_seq
     row.updated_ms = state.now_ms
-    head.members -= 1
-    keep_or_drop(state, channel, part, uid, row)
-    return True
+    row.intervals = _unconfirmed(row)
+    return encode(row) if row.intervals or row.chat or stays else None, member
 
 
 def _clear_chat(row: UserRow) -> None:
@@ -166,14 +233,10 @@ def remove_members(state: State, command: RemoveMembers) -> Reply:
     head = state.head(part)
     if head is None:
         return Reply()
-    uids = _clean(command.uids)
+    keys = [b"m" + part + uid.encode() for uid in _clean(command.uids)]
+    rows = [(key, row) for key, row in zip(keys, state.get_many(keys), strict=True) if row is not None]
     # A live channel makes no conversations, and none of its conversations are taken away (behaviour.md 9).
-    forget = channel.type != LIVE
-    removed = [uid for uid in uids if _leave(state, channel, part, head, uid, forget_chat=forget)]
-    if forget:
-        # A conversation left over from an earlier membership goes too.
-        for uid in uids:
-            _forget_chat(state, channel, part, uid)
+    removed = _leave(state, channel, part, head, rows, forget_chats=channel.type != LIVE)
     state.put_head(part, head)
     if removed:
         state.effects.append(MembersChanged(channel, [], removed))
@@ -194,8 +257,8 @@ def remove_all_members(state: State, command: RemoveAllMembers) -> Reply:
     head = state.head(part)
     if head is None:
         return Reply()
-    for uid in member_uids(state, part):
-        _leave(state, channel, part, head, uid, forget_chat=False)
+    prefix = b"m" + part
+    _leave(state, channel, part, head, state.scan(prefix, after(prefix)))
     state.put_head(part, head)
     state.effects.append(MembersChanged(channel, [], [], cleared=True))
     return Reply()
@@ -223,13 +286,15 @@ def update_list(state: State, command: UpdateList) -> Reply:
     deny = command.which == LIST_DENY
     prefix = (b"d" if deny else b"a") + part
     uids = _clean(command.uids)
-    touched = dict.fromkeys(uids)
+    lifted = uids if command.op == OP_REMOVE else []
     if command.op in (OP_ADD, OP_REMOVE):
         count = head.denied if deny else head.allowed
     else:
+        named = set(uids)
         for uid in list_uids(state, part, command.which):
-            touched[uid] = None
             state.delete(prefix + uid.encode())
+            if uid not in named:
+                lifted.append(uid)
         count = 0
     if command.op == OP_REMOVE:
         for uid in uids:
@@ -250,21 +315,19 @@ def update_list(state: State, command: UpdateList) -> Reply:
         head.allowed = count
     state.put_head(part, head)
     if channel.type == PERSON:
-        return Reply(version=_copy_to_pairs(state, command, part, list(touched)))
-    if deny and channel.type != LIVE and command.op != OP_CLEAR:
-        _deny_conversations(state, channel, part, head, uids, restore=command.op == OP_REMOVE)
+        return Reply(version=_copy_to_pairs(state, command, part, list(dict.fromkeys([*uids, *lifted]))))
+    if deny and channel.type != LIVE:
+        if command.op in (OP_ADD, OP_SET):
+            for uid in uids:
+                _forget_chat(state, channel, part, uid)
+        _restore_conversations(state, channel, part, head, lifted)
     return Reply()
 
 
-def _deny_conversations(
-    state: State, channel: ChannelId, part: bytes, head: Head, uids: list[str], *, restore: bool
-) -> None:
-    """A denied user's conversation goes; when the denial is lifted a member gets it back, read (D-11), and the visitor
+def _restore_conversations(state: State, channel: ChannelId, part: bytes, head: Head, uids: list[str]) -> None:
+    """A denied user's conversation went; when the denial is lifted a member gets it back, read (D-11), and the visitor
     of a customer service channel as well, who had his by its first message."""
     for uid in uids:
-        if not restore:
-            _forget_chat(state, channel, part, uid)
-            continue
         row = state.user(part, uid)
         if row is None or row.chat:
             continue

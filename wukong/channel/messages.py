@@ -12,7 +12,17 @@ from wukong.channel import permissions
 from wukong.channel.commands import Append, Reply
 from wukong.channel.effects import FanOut, Message
 from wukong.channel.ids import CUSTOMER_SERVICE, PERSON, ChannelId, implicit_members
-from wukong.channel.state import Head, State, UserRow, after, channel_part, encode, seq_part
+from wukong.channel.state import (
+    Head,
+    State,
+    UserRow,
+    after,
+    channel_part,
+    encode,
+    named_prefix,
+    seq_part,
+    waiting_key,
+)
 
 NO_PERSIST = 1
 
@@ -99,8 +109,10 @@ def _store(state: State, command: Append, part: bytes, head: Head, message_id: i
 def _index_recipients(state: State, command: Append, part: bytes, seq: int) -> None:
     """Explicit recipients find a command by their name; nobody else does."""
     for uid in command.recipients or ():
-        raw = uid.encode()
-        state.put(b"e" + len(raw).to_bytes(2, "big") + raw + part + seq_part(seq), b"")
+        state.put(named_prefix(part, uid) + seq_part(seq), b"")
+        waiting = waiting_key(part, uid)
+        if state.get(waiting) is None:
+            state.put(waiting, seq_part(seq))
 
 
 def _first_message(state: State, command: Append, part: bytes, seq: int) -> None:
@@ -149,6 +161,7 @@ def _next_message_id(state: State) -> int:
 
 # A row of a stored message is its seq, 8 bytes; of one that is not stored, see `_remember_unstored`.
 _UNSTORED_BYTES = 32
+_EXPIRED_PER_MESSAGE = 2
 
 
 def idempotency_key(part: bytes, is_cmd: bool, client_msg_no: str, uid: str) -> bytes:
@@ -158,7 +171,8 @@ def idempotency_key(part: bytes, is_cmd: bool, client_msg_no: str, uid: str) -> 
 
 def _first_result(state: State, command: Append, part: bytes, key: bytes) -> Reply | None:
     """The reply of the first message with this number by this sender and with this payload, while it is remembered.
-    Another payload under the same number is a new message (behaviour.md section 7)."""
+    Another payload under the same number is a new message (behaviour.md section 7), and so is one to be stored after
+    one that was not."""
     row = state.get(key)
     if row is None:
         return None
@@ -171,6 +185,8 @@ def _first_result(state: State, command: Append, part: bytes, key: bytes) -> Rep
         ):
             return None
         return Reply(1, message.message_id, message.message_seq, message.timestamp, duplicate=True)
+    if not command.flags & NO_PERSIST:
+        return None
     if row[24:_UNSTORED_BYTES] != _payload_hash(command.payload) or int.from_bytes(row[:8], "big") <= state.now_ms:
         return None
     message_id, timestamp = int.from_bytes(row[8:16], "big"), int.from_bytes(row[16:24], "big")
@@ -190,12 +206,16 @@ def _remember_unstored(state: State, key: bytes, message: Message) -> None:
     facts = seq_part(message.message_id) + seq_part(message.timestamp) + _payload_hash(message.payload)
     state.put(key, until + facts + stored)
     state.put(b"q" + until + key, b"")
-    # Two leave for each that comes, so the queue shrinks again after a burst.
-    for old, _ in state.scan(b"q", b"q" + seq_part(state.now_ms), limit=2):
+    # Two leave for each that comes, so the queue shrinks again after a burst. What comes later ends later, so the next
+    # look begins where this one stops and passes by no deleted key.
+    end = b"q" + seq_part(state.now_ms)
+    expired = state.scan(state.slot_row.expired, end, limit=_EXPIRED_PER_MESSAGE)
+    for old, _ in expired:
         state.delete(old)
         row = state.get(old[9:])
         if row is not None and len(row) == _UNSTORED_BYTES and row[:8] == old[1:9]:
             state.delete(old[9:])
+    state.slot_row.expired = expired[-1][0] + b"\x00" if len(expired) == _EXPIRED_PER_MESSAGE else end
 
 
 # -- reading --

@@ -14,6 +14,7 @@ Keys: one letter, then length-prefixed parts, so that no id can run into another
   d|a C uid      deny | allow list                       s uid ...      session
   u uid C        channels of a user, n uid their count   p uid          positions handed out by /message/sync
   e uid C seq    command with explicit recipients        x id           outbox      g C staged uid   staged members
+  r uid C        the first of them that is unconfirmed
 """
 
 from typing import Protocol
@@ -29,6 +30,8 @@ class KeyValue(Protocol):
 
     def get(self, key: bytes) -> bytes | None: ...
 
+    def get_many(self, keys: list[bytes]) -> list[bytes | None]: ...
+
     def put(self, key: bytes, value: bytes) -> None: ...
 
     def delete(self, key: bytes) -> None: ...
@@ -39,8 +42,9 @@ class KeyValue(Protocol):
 
 
 class Head(msgspec.Struct, array_like=True, gc=False):
-    """One row per channel. `known`: an info record exists. Times in ms, last_* of messages in seconds. named_seq: the
-    last command that was sent by name, 0 for none."""
+    """One row per channel. `known`: an info record exists. Times in ms, last_* of messages in seconds. flags_version:
+    under which the flags of a user were last copied to other slots, 0: never. named_seq: the last command that was sent
+    by name, 0 for none."""
 
     known: bool = False
     large: bool = False
@@ -57,7 +61,7 @@ class Head(msgspec.Struct, array_like=True, gc=False):
     allowed: int = 0
     created_ms: int = 0
     updated_ms: int = 0
-    list_version: int = 0
+    flags_version: int = 0
     named_seq: int = 0
 
 
@@ -116,13 +120,15 @@ class Settings(msgspec.Struct, frozen=True, gc=False):
 
 
 class SlotRow(msgspec.Struct, array_like=True, gc=False):
-    """id_ms, id_step: the last message id's parts. time_ms: the log's own time, never backwards."""
+    """id_ms, id_step: the last message id's parts. time_ms: the log's own time, never backwards. expired: below this key
+    of the queue `q` nothing is left."""
 
     id_ms: int = 0
     id_step: int = 0
     time_ms: int = 0
     version: int = 0
     outbox: int = 0
+    expired: bytes = b"q"
 
 
 class Stream(msgspec.Struct, array_like=True, gc=False):
@@ -136,6 +142,8 @@ class Stream(msgspec.Struct, array_like=True, gc=False):
 
 # Bits of a user's flags, as other slots have a copy of them.
 USER_SEND_BAN = 1
+
+_ONE = (1).to_bytes(4, "big")
 
 encode = msgspec.msgpack.Encoder().encode
 _decode_head = msgspec.msgpack.Decoder(Head).decode
@@ -174,6 +182,16 @@ def seq_part(seq: int) -> bytes:
     return seq.to_bytes(8, "big")
 
 
+def named_prefix(part_: bytes, uid: str) -> bytes:
+    """Keys of the channel's commands that named the user, up to their seq."""
+    return b"e" + part(uid) + part_
+
+
+def waiting_key(part_: bytes, uid: str) -> bytes:
+    """Key of the seq of the first of them that the user has not confirmed; without one there is no row."""
+    return b"r" + part(uid) + part_
+
+
 class State:
     """One slot. `effects` collects what the commands of the current step ask for, in order.
 
@@ -184,6 +202,7 @@ class State:
         self.slot = slot
         self.view = view
         self.get = view.get
+        self.get_many = view.get_many
         self.put = view.put
         self.delete = view.delete
         self.scan = view.scan
@@ -227,6 +246,14 @@ class State:
             self._remember(part_, head)
         return head
 
+    def peek_head(self, part_: bytes) -> Head | None:
+        """The head, for reading only: what a user's login or sync passes by does not push out what apply works on."""
+        head = self._heads.get(part_)
+        if head is None:
+            row = self.get(b"h" + part_)
+            return None if row is None else _decode_head(row)
+        return head
+
     def put_head(self, part_: bytes, head: Head) -> None:
         self.put(b"h" + part_, encode(head))
         if self._heads.get(part_) is not head:
@@ -254,24 +281,30 @@ class State:
         raw = uid.encode()
         self.put(b"m" + part_ + raw, encode(row))
         if fresh:
-            self.put(b"u" + len(raw).to_bytes(2, "big") + raw + part_, b"")
-            self._count_channels(raw, 1)
+            self.list_channel(part_, [raw])
 
     def delete_user(self, part_: bytes, uid: str) -> None:
         raw = uid.encode()
         self.delete(b"m" + part_ + raw)
-        self.delete(b"u" + len(raw).to_bytes(2, "big") + raw + part_)
-        self._count_channels(raw, -1)
+        self.unlist_channel(part_, [raw])
 
-    def _count_channels(self, raw_uid: bytes, change: int) -> None:
+    def list_channel(self, part_: bytes, raw_uids: list[bytes]) -> None:
+        """The channel is one more in the lists of these users."""
         # The count lets a login skip slots where the user has no channel with one cheap look-up.
-        key = b"n" + raw_uid
-        row = self.get(key)
-        count = (int.from_bytes(row, "big") if row else 0) + change
-        if count > 0:
-            self.put(key, count.to_bytes(4, "big"))
-        else:
-            self.delete(key)
+        keys = [b"n" + raw for raw in raw_uids]
+        for raw, key, row in zip(raw_uids, keys, self.get_many(keys), strict=True):
+            self.put(b"u" + len(raw).to_bytes(2, "big") + raw + part_, b"")
+            self.put(key, _ONE if row is None else (int.from_bytes(row, "big") + 1).to_bytes(4, "big"))
+
+    def unlist_channel(self, part_: bytes, raw_uids: list[bytes]) -> None:
+        """The channel is one less in the lists of these users."""
+        keys = [b"n" + raw for raw in raw_uids]
+        for raw, key, row in zip(raw_uids, keys, self.get_many(keys), strict=True):
+            self.delete(b"u" + len(raw).to_bytes(2, "big") + raw + part_)
+            if row is None or row <= _ONE:
+                self.delete(key)
+            else:
+                self.put(key, (int.from_bytes(row, "big") - 1).to_bytes(4, "big"))
 
     def channels_of(self, uid: str, *, start: bytes = b"", limit: int | None = None) -> list[ChannelId]:
         """The channels in which the user has a row, in key order, from the channel part `start` on."""

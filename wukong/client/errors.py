@@ -15,7 +15,7 @@ class ConnectFailed(ClientError):
     """
 
     def __init__(self, address: str, cause: BaseException) -> None:
-        super().__init__(f"cannot connect to {address}: {_words(cause)}")
+        super().__init__(f"cannot connect to {address}: {cause_text(cause)}")
         self.address = address
         self.cause = cause
 
@@ -41,7 +41,7 @@ class GaveUp(ClientError):
     """So many attempts to reconnect failed in a row as the back-off allows. Final."""
 
     def __init__(self, attempts_count: int, cause: BaseException) -> None:
-        super().__init__(f"gave up after {attempts_count} attempts to connect: {_words(cause)}")
+        super().__init__(f"gave up after {attempts_count} attempts to connect: {cause_text(cause)}")
         self.attempts_count = attempts_count
         self.cause = cause
 
@@ -108,7 +108,8 @@ class ApiUnavailable(ApiError):
         self.text = text
 
 
-def _words(error: BaseException) -> str:
+def cause_text(error: BaseException) -> str:
+    """What happened to a connection, for people."""
     if isinstance(error, ConnectionRefusedError):
         return "connection refused"
     if isinstance(error, TimeoutError):

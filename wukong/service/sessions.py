@@ -222,7 +222,7 @@ class Sessions:
         if waiting is None or waiting.source is None or session.level != LEVEL_MASTER:
             return
         if packet.flags & SYNC_ONCE:
-            command = AdvanceCommands(waiting.source, uid, waiting.view.message.message_seq)
+            command = AdvanceCommands(waiting.source, uid, waiting.view.message.message_seq, contiguous=True)
             try:
                 self._node.propose(self._node.slot(waiting.source.id), command, None)
             except Unavailable:

@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, NoReturn, cast
 
 from rocksdict import (
+    BlockBasedIndexType,
     BlockBasedOptions,
     Cache,
     Checkpoint,
@@ -37,6 +38,8 @@ from wukong.errors import DataError
 LEVEL0_COMPACTION_FILES = 4
 LEVEL0_SLOWDOWN_FILES = 40
 LEVEL0_STOP_FILES = 100
+
+METADATA_BLOCK_BYTES = 16 * 1024
 
 _INT_PROPERTIES = {
     "level0_files": "rocksdb.num-files-at-level0",
@@ -257,6 +260,11 @@ def _options(
     table.set_pin_l0_filter_and_index_blocks_in_cache(True)
     table.set_pin_top_level_index_and_filter(True)
     table.set_bloom_filter(10, False)
+    # In pieces: the cache is divided into shards, and an index or filter larger than a shard is never kept, but read
+    # and unpacked for every look-up (150 µs instead of 1; seen from a million well compressed messages on).
+    table.set_index_type(BlockBasedIndexType.two_level_index_search())
+    table.set_partition_filters(True)
+    table.set_metadata_block_size(METADATA_BLOCK_BYTES)
 
     options = Options(raw_mode=True)
     options.create_if_missing(True)

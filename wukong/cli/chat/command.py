@@ -40,7 +40,7 @@ async def _chat(
 
     from wukong.cli.chat.talk import Talk
     from wukong.cli.chat.terminal import open_terminal
-    from wukong.client import AdminClient, ApiError, ChannelType, HttpSyncProvider, connect
+    from wukong.client import AdminClient, ApiError, Backoff, ChannelType, HttpSyncProvider, connect
 
     # The chat says by itself what happens to the connection.
     logging.getLogger("wukong.client").setLevel(logging.CRITICAL)
@@ -63,6 +63,7 @@ async def _chat(
                 device_flag=device_flag,
                 sync=HttpSyncProvider(admin, uid) if has_api else None,
                 start="unread" if unread else "now",
+                backoff=Backoff(cap_s=5.0),
                 on_state=talk.state_changed,
             )
             async with client:

@@ -18,6 +18,7 @@ from wukong.client import (
     StateChange,
     text_payload,
 )
+from wukong.client.errors import cause_text
 
 HISTORY_COUNT: Final = 10
 HISTORY_LIMIT_COUNT: Final = 200
@@ -59,7 +60,8 @@ class Talk:
     def state_changed(self, change: StateChange) -> None:
         """For the client's on_state."""
         if change.state is State.WAITING:
-            text = f"connection lost ({change.error}), next attempt in {change.retry_in_s:.1f} s"
+            cause = cause_text(change.error) if change.error is not None else "no reason"
+            text = f"connection lost ({cause}), next attempt in {change.retry_in_s:.1f} s"
             self._terminal.show(text, "note")
         elif change.state is State.CONNECTED:
             self._terminal.show("connected", "note")
