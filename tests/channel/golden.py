@@ -84,6 +84,7 @@ COMMANDS: list[list[Command]] = [
         UpdateChat(PAIR, "bob", 1, 1),
         UpdateChat(PAIR, "alice", 2),
         AdvanceCommands(GROUP, "alice", 1),
+        AdvanceCommands(GROUP, "bob", 2, True),
         RememberSync("alice", [(GROUP, 2), (PAIR, 0)]),
         RememberSync("bob", [(GROUP, 1)]),
         TakeSync("bob"),

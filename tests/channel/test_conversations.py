@@ -321,6 +321,41 @@ def test_a_position_beyond_the_last_command_confirms_what_there_is() -> None:
     assert fetch(slot, 10) == ["2"]
 
 
+def order(text: str, *named: str) -> Command:
+    return Append(GROUP, True, "boss", text.encode(), trusted=True, recipients=list(named) or None)
+
+
+def confirm_next(seq: int) -> Command:
+    return AdvanceCommands(GROUP, "u", seq, contiguous=True)
+
+
+@pytest.mark.parametrize(
+    ("commands", "left"),
+    [
+        ([JOIN, order("1"), order("2"), confirm_next(2)], ["1", "2"]),
+        ([JOIN, order("1"), order("2"), confirm_next(1)], ["2"]),
+        ([JOIN, order("1"), order("2"), confirm_next(1), confirm_next(2)], []),
+        ([JOIN, order("1", "v"), order("2"), confirm_next(2)], []),
+        ([JOIN, order("1", "u"), order("2"), confirm_next(2)], ["1", "2"]),
+        ([JOIN, order("1", "u"), order("2"), confirm_next(1), confirm_next(2)], []),
+        ([JOIN, order("1"), order("2", "v"), order("3"), confirm_next(3)], ["1", "3"]),
+        ([order("1"), JOIN, order("2"), confirm_next(2)], []),
+        ([order("1", "u"), order("2", "u"), confirm_next(2)], ["1", "2"]),
+        ([order("1", "u"), order("2", "u"), confirm_next(1), confirm_next(2)], []),
+    ],
+)
+def test_a_contiguous_confirmation_passes_by_nothing_that_is_open(commands: list[Command], left: list[str]) -> None:
+    slot = slot_after(*commands)
+    found = [m.payload.decode() for _, messages in pending_commands(slot.state, "u", limit=100) for m in messages]
+    assert found == left
+
+
+@pytest.mark.parametrize(("between", "confirmed"), [(64, True), (65, False)])
+def test_a_contiguous_confirmation_looks_behind_64_commands_at_most(between: int, confirmed: bool) -> None:
+    slot = slot_after(JOIN, *(order("for v", "v") for _ in range(between)), order("for all"), confirm_next(between + 1))
+    assert bool(pending_commands(slot.state, "u", limit=100)) is not confirmed
+
+
 def test_commands_of_one_user_are_not_those_of_another() -> None:
     """Uids that are prefixes of one another."""
     slot = slot_after(

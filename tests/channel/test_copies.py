@@ -71,12 +71,13 @@ def test_nothing_touched_needs_no_copy() -> None:
     [
         ([ChannelInfo(send_ban=True)], [b"\x01"]),
         ([ChannelInfo(ban=True, disband=True)], []),
-        ([ChannelInfo(send_ban=True), ChannelInfo(send_ban=True, ban=True)], [b"\x01"]),
+        ([ChannelInfo(send_ban=True), ChannelInfo(send_ban=True, ban=True)], [b"\x01", b"\x01"]),
         ([ChannelInfo(send_ban=True), ChannelInfo()], [b"\x01", b"\x00"]),
+        ([ChannelInfo(send_ban=True), ChannelInfo(), ChannelInfo()], [b"\x01", b"\x00", b"\x00"]),
         ([ChannelInfo(send_ban=True), None], [b"\x01"]),
     ],
 )
-def test_a_users_send_ban_goes_to_every_slot_when_it_changes(
+def test_a_users_send_ban_goes_to_every_slot_with_every_request(
     infos: list[ChannelInfo | None], bits: list[bytes]
 ) -> None:
     slot = Slot()

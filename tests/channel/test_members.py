@@ -295,6 +295,42 @@ def test_what_a_later_conversation_shows_does_not_depend_on_commands(command_bet
     assert shown(slot) == (0, 2, [2, 1])
 
 
+def test_a_removed_member_who_clears_his_unread_finds_nothing_later() -> None:
+    slot = slot_after(add("u"), say(), remove("u"), UpdateChat(GROUP, "u", CLEAR_UNREAD), say())
+    assert shown(slot) == (0, 1, [1])
+    slot.do(UpdateChat(GROUP, "u", SET_UNREAD, 1))
+    assert shown(slot) == (0, 1, [1])
+    slot.do(add("u"))
+    assert shown(slot) == (0, 2, [2, 1])
+
+
+def test_unread_of_a_kept_conversation_counts_from_where_it_ends() -> None:
+    slot = slot_after(add("u"), say(), say(), RemoveAllMembers(GROUP), say(), say())
+    slot.do(UpdateChat(GROUP, "u", SET_UNREAD, 1))
+    assert shown(slot) == (1, 1, [2, 1])
+
+
+def test_who_is_a_member_by_the_id_keeps_his_conversation_when_his_subscription_ends() -> None:
+    channel = ChannelId(3, "u|desk")
+    slot = slot_after(PutChannel(channel, None, ["u", "v"]), Append(channel, False, "v", b"1"))
+    slot.do(RemoveMembers(channel, ["u", "v"]))
+    slot.do(Append(channel, False, "agent", b"2"))
+    assert shown(slot, channel=channel) == (2, 0, [2, 1]) and shown(slot, "v", channel) is None
+
+
+def test_rows_that_differ_leave_and_join_each_on_its_own() -> None:
+    slot = slot_after(add("a", "b", "c", "d"), say(), tell("1"), UpdateChat(GROUP, "b", CLEAR_UNREAD))
+    slot.do(AdvanceCommands(GROUP, "c", 1))
+    slot.do(remove("d"))
+    slot.do(PutChannel(GROUP, None, ["e", "a"], reset=True))
+    assert [told(slot, uid) for uid in "abcde"] == [["1"], ["1"], [], ["1"], []]
+    assert [shown(slot, uid) for uid in "abcde"] == [(1, 0, [1]), (0, 1, [1]), (1, 0, [1]), None, (0, 1, [1])]
+    slot.do(remove("a", "b", "c", "e"))
+    assert [slot.state.channels_of(uid) for uid in "abcde"] == [[GROUP], [GROUP], [], [GROUP], []]
+    slot.do(add("a", "b", "c", "d", "e"))
+    assert [told(slot, uid) for uid in "abcde"] == [["1"], ["1"], [], ["1"], []]
+
+
 def test_removing_strangers_is_fine() -> None:
     slot = slot_after(add("u"))
     slot.effects()
@@ -326,9 +362,15 @@ def test_a_denied_members_conversation_goes_and_comes_back_read() -> None:
 
 
 @pytest.mark.parametrize("lift", [UpdateList(GROUP, DENY, CLEAR), UpdateList(GROUP, DENY, SET, [])])
-def test_clearing_or_replacing_the_deny_list_gives_no_conversation_back(lift: Command) -> None:
-    slot = slot_after(add("u"), say(), UpdateList(GROUP, DENY, SET, ["u"]), lift)
-    assert shown(slot) is None
+def test_clearing_or_replacing_the_deny_list_gives_conversations_back_as_removing_does(lift: Command) -> None:
+    slot = slot_after(add("u"), say(), UpdateList(GROUP, DENY, SET, ["u"]), lift, say())
+    assert shown(slot) == (1, 1, [2, 1])
+
+
+def test_who_is_on_the_new_deny_list_too_stays_denied() -> None:
+    slot = slot_after(add("u", "v"), say(), UpdateList(GROUP, DENY, ADD, ["u", "v"]))
+    slot.do(UpdateList(GROUP, DENY, SET, ["u", "w"]))
+    assert shown(slot) is None and shown(slot, "v") == (0, 1, [1])
 
 
 def test_lifting_a_denial_makes_no_conversation_for_a_stranger() -> None:

@@ -1,5 +1,6 @@
 """Appending and reading messages: seqs, ids, times, duplicates, who finds what. behaviour.md 5.4, 7, 8, 12."""
 
+import msgspec
 import pytest
 
 from tests.channel.slot import Slot
@@ -201,6 +202,15 @@ def test_numbers_of_unstored_messages_do_not_pile_up() -> None:
         say(slot, "hi", f"m{n}", flags=NO_PERSIST)
         slot.now_ms += 1
     assert remembered() == 120, "two leave for each that comes"
+
+
+def test_a_message_that_was_not_stored_answers_none_that_is_to_be_stored() -> None:
+    slot = group_slot()
+    unstored = say(slot, "hi", "n", flags=1)
+    assert say(slot, "hi", "n", flags=1) == msgspec.structs.replace(unstored, duplicate=True)
+    stored = say(slot, "hi", "n")
+    assert (stored.message_seq, stored.duplicate) == (1, False)
+    assert say(slot, "hi", "n", flags=1) == say(slot, "hi", "n") == msgspec.structs.replace(stored, duplicate=True)
 
 
 def test_an_unstored_message_does_not_hide_the_stored_one_with_its_number() -> None:

@@ -6,7 +6,7 @@ from tests.channel.slot import Slot
 from tests.channel.world import CHANNELS, UIDS
 from wukong.channel.commands import Append, PutChannel
 from wukong.channel.ids import ChannelId
-from wukong.channel.state import Head, State, after, channel_part, part, read_channel_part, seq_part
+from wukong.channel.state import Head, State, after, channel_part, encode, part, read_channel_part, seq_part
 from wukong.store.memory import MemoryStore
 from wukong.store.overlay import Overlay
 
@@ -95,3 +95,14 @@ def test_a_slot_writes_no_row_for_a_refused_message() -> None:
     slot.do(Append(ChannelId(2, "g"), False, "stranger", b"hi", "n1"))
     after_ = slot.rows()
     assert {key[:1] for key in before.keys() | after_.keys() if before.get(key) != after_.get(key)} == {b"S", b"z"}
+
+
+def test_a_head_that_is_only_looked_at_pushes_no_other_out() -> None:
+    state, parts = heads(1)
+    state.put_head(parts[0], Head(last_seq=3))
+    kept = state.head(parts[0])
+    state.put(b"h" + parts[1], encode(Head(last_seq=5)))
+    found = state.peek_head(parts[1])
+    assert found is not None and found.last_seq == 5
+    assert state.peek_head(channel_part(ChannelId(2, "unknown"))) is None
+    assert state.head(parts[0]) is state.peek_head(parts[0]) is kept

@@ -516,7 +516,7 @@ async def test_a_silent_connection_is_replaced(server: SmallServer) -> None:
 
 
 async def test_pings_keep_a_quiet_connection(server: SmallServer, transport: str) -> None:
-    async with connect(place(server, transport), "a", ping_interval_s=0.02):
+    async with connect(place(server, transport), "a", ping_interval_s=0.1):
         await server.until(lambda: server.pings_count >= 6)
     assert len(server.connects) == 1
 

@@ -62,16 +62,6 @@ class Room:
             self.refused.append(ack)
         return ack
 
-    async def send_by_api(self, from_uid: str, payload: bytes | None = None) -> None:
-        """A message of the back end. Its seq is looked up afterwards by its payload."""
-        payload = unique("payload").encode() if payload is None else payload
-        sent = now()
-        await self.api.send(from_uid, self.id, payload, kind=self.kind)
-        acked = now()
-        newest = (await self.api.history(from_uid, self.id, kind=self.kind))[-1]
-        assert payload_of(newest) == payload, "somebody else wrote in between; send through one party only"
-        self.chat.sent(newest["message_seq"], payload, from_uid, sent, acked)
-
     async def command(self, from_uid: str, payload: bytes | None = None) -> int:
         """A stored command of the back end. Returns its seq: commands are counted, so let nobody else send any."""
         payload = unique("command").encode() if payload is None else payload

@@ -19,7 +19,7 @@ import msgspec
 
 from tests.support.http import Api
 from wukong.errors import ProtocolError
-from wukong.protocol.codec import PING_FRAME, decode, encode
+from wukong.protocol.codec import decode, encode
 from wukong.protocol.crypto import Cipher, ClientHandshake, recv_sign_text, send_sign_text
 from wukong.protocol.decoder import FrameDecoder
 from wukong.protocol.json_stream import JsonSplitter
@@ -33,7 +33,6 @@ from wukong.protocol.packets import (
     Disconnect,
     Event,
     PacketType,
-    Ping,
     Recv,
     Recvack,
     Send,
@@ -134,7 +133,6 @@ class Client:
         self.closed_at = 0.0
         self.close_code = 0
         self.leaving = False
-        self.pongs = 0
         self._loop = asyncio.get_running_loop()
         self._cipher: Cipher | None = None
         self._decoder = FrameDecoder()
@@ -246,9 +244,6 @@ class Client:
         self._write(encode(packet, self.version))
         return future
 
-    def ping(self) -> None:
-        self._write(encode_request(Ping(), unique("ping")) if self.kind is Kind.JSON else PING_FRAME)
-
     def _write(self, data: bytes) -> None:
         assert self._transport is not None
         self._transport.write(data)
@@ -347,8 +342,6 @@ class Client:
                 self.kicked = packet
             case Event():
                 self.events.append(packet)
-            case _ if frame_type == PacketType.PONG:
-                self.pongs += 1
             case _:
                 self.faults.append(f"unexpected {packet}")
 
@@ -357,8 +350,6 @@ class Client:
         if isinstance(message, Answer):
             if message.request_id == "connect":
                 self._connected(connack_of(message))
-            elif message.request_id.startswith("ping"):
-                self.pongs += 1
             elif message.error is not None:
                 self.faults.append(f"request {message.request_id} failed: {message.error}")
             else:

@@ -109,8 +109,8 @@ class UpdateChat(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=8):
 
 
 class AdvanceCommands(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=9):
-    """Move a user's read position in the command twin forward to seq. contiguous: only if no earlier command that he has
-    not confirmed is for him; else nothing changes."""
+    """Move a user's read position in the command twin forward to seq. contiguous: only if no earlier command for him is
+    unconfirmed; else nothing changes."""
 
     channel: ChannelId
     uid: str

@@ -99,11 +99,14 @@ def stage_members(state: State, command: StageMembers) -> Reply:
 
 def _take_staged(state: State, part: bytes, staged: int) -> list[str]:
     prefix = b"g" + part + staged.to_bytes(8, "big")
-    keys = [key for key, _ in state.scan(prefix, after(prefix))]
+    size = len(prefix)
+    found = []
     # Whatever older resets of this channel left behind goes as well.
     for key, _ in state.scan(b"g" + part, after(prefix)):
         state.delete(key)
-    return [key[len(prefix) :].decode() for key in keys]
+        if key.startswith(prefix):
+            found.append(key[size:].decode())
+    return found
 
 
 def _join(

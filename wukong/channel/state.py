@@ -120,8 +120,8 @@ class Settings(msgspec.Struct, frozen=True, gc=False):
 
 
 class SlotRow(msgspec.Struct, array_like=True, gc=False):
-    """id_ms, id_step: the last message id's parts. time_ms: the log's own time, never backwards. expired: below this key
-    of the queue `q` nothing is left."""
+    """id_ms, id_step: the last message id's parts. time_ms: the log's own time, never backwards. expired: the key of
+    the queue `q` below which nothing is left."""
 
     id_ms: int = 0
     id_step: int = 0

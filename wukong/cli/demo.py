@@ -339,6 +339,8 @@ async def _run_all(
         admins = [
             await parts.enter_async_context(AdminClient(api_url(each), token or None)) for each in address_list(api)
         ]
+        # A wrong address should be told at once.
+        await admins[0].route()
         progress = parts.enter_context(Progress(sys.stderr))
         show = Demo(admins, addresses, progress, wait_s=wait_s)
         progress.say("the scene")

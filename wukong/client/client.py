@@ -552,14 +552,20 @@ class Client:
         return message.from_uid == self.uid and self._outbox.knows(message.client_msg_no)
 
     async def _keep_alive(self, link: Link) -> None:
-        """Raises ConnectionLost when nothing has come for two intervals; not while we are the ones who do not read."""
+        """Raises ConnectionLost when nothing has come for two intervals, each begun with a PING. An interval in which
+        we were the ones who did not read does not count; nor does a loop that stood still, since it misses one only."""
         loop = asyncio.get_running_loop()
+        silent_count = 0
         while True:
-            await asyncio.sleep(self._ping_interval_s)
-            silent_s = loop.time() - link.last_received
-            if silent_s >= SILENT_INTERVALS_COUNT * self._ping_interval_s and not self._reading_paused:
-                raise ConnectionLost(f"nothing received for {silent_s:.0f} s")
+            asked = loop.time()
             link.write(link.wire.ping_frame())
+            await asyncio.sleep(self._ping_interval_s)
+            if link.last_received >= asked or self._reading_paused:
+                silent_count = 0
+                continue
+            silent_count += 1
+            if silent_count == SILENT_INTERVALS_COUNT:
+                raise ConnectionLost(f"nothing received for {loop.time() - link.last_received:.0f} s")
 
     async def _catch_up(self) -> None:
         await self._resync.catch_up()

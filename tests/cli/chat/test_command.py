@@ -6,8 +6,11 @@ import select
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from uuid import uuid4
+
+import pytest
 
 from tests.cli.conftest import Wukong
 from tests.support.server import ServerProcess
@@ -43,30 +46,41 @@ class OnTerminal:
     def type(self, text: str) -> None:
         os.write(self._master, text.encode())
 
-    def leave(self) -> int:
-        try:
-            return self.process.wait(TIMEOUT_S)
-        finally:
-            self.process.kill()
-            os.close(self._master)
+    def end(self) -> None:
+        self.process.kill()
+        self.process.wait()
+        os.close(self._master)
 
 
-def test_two_people_talk_and_a_message_comes_while_one_types(node: ServerProcess) -> None:
+@pytest.fixture
+def on_terminal(node: ServerProcess) -> Iterator[Callable[..., OnTerminal]]:
+    """Makes chats; what still runs at the end is killed."""
+    made: list[OnTerminal] = []
+
+    def make(*arguments: str) -> OnTerminal:
+        made.append(OnTerminal(node, *arguments))
+        return made[-1]
+
+    yield make
+    for each in made:
+        each.end()
+
+
+def test_two_people_talk_and_a_message_comes_while_one_types(on_terminal: Callable[..., OnTerminal]) -> None:
     ann, ben = (f"{name}-{uuid4().hex[:6]}" for name in ("ann", "ben"))
-    first, second = OnTerminal(node, "--uid", ann, "--to", ben), OnTerminal(node, "--uid", ben, "--to", ann)
+    first, second = on_terminal("--uid", ann, "--to", ben), on_terminal("--uid", ben, "--to", ann)
     first.read_until("connected")
     second.read_until("connected")
     second.type("half a li")
     second.read_until("half a li")
     first.type("grüße\r")
-    second.read_until(f"{ann}: grüße")
     # The line being typed is there again below the message.
-    second.read_until(f"grüße\r\n\r\x1b[2K{ben} > {ann}: half a li")
+    second.read_until(f"{ann}: grüße\r\n\r\x1b[2K{ben} > {ann}: half a li")
     second.type("ne\r")
     first.read_until(f"{ben}: half a line")
     first.type("/quit\r")
     second.type("\x03")
-    assert (first.leave(), second.leave()) == (0, 0)
+    assert (first.process.wait(TIMEOUT_S), second.process.wait(TIMEOUT_S)) == (0, 0)
 
 
 def test_a_pipe_is_sent_line_by_line(on_node: Wukong, node: ServerProcess) -> None:

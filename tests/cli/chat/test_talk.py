@@ -26,7 +26,7 @@ class Script:
     async def next_line(self) -> str | None:
         return await self.lines.get()
 
-    def type(self, *lines: str | None) -> None:
+    def enter(self, *lines: str | None) -> None:
         for line in lines:
             self.lines.put_nowait(line)
 
@@ -62,7 +62,7 @@ async def talk(server: SmallServer, terminal: Script, *, admin: AdminClient | No
 
 async def test_what_is_typed_is_sent_in_order_before_the_end(terminal: Script) -> None:
     async with running_server() as server:
-        terminal.type("one", "  ", "two", "//three", "/group tea", "four", "/quit", "never")
+        terminal.enter("one", "  ", "two", "//three", "/group tea", "four", "/quit", "never")
         server.channel("tea", GROUP)
         await talk(server, terminal)
         rows = server.channel("ben", PERSON, "ann").messages
@@ -92,14 +92,14 @@ async def test_messages_are_shown_with_their_sender_and_place(terminal: Script) 
         await terminal.until_shown("system #tea: [command] news")
         await server.store("ben", PERSON, "ann", b"from my phone")
         await terminal.until_shown("ann > ben: from my phone")
-        terminal.type(None)
+        terminal.enter(None)
         await chat
 
 
 async def test_a_refused_message_says_what_to_do(terminal: Script) -> None:
     async with running_server() as server:
         server.on_send = lambda session, packet: (0, 3)
-        terminal.type("hello", None)
+        terminal.enter("hello", None)
         await talk(server, terminal)
     line, style = await terminal.until_shown("not sent: hello")
     assert "wukong channel add" in line
@@ -130,9 +130,9 @@ async def test_the_commands_of_the_api_show_history_and_members(terminal: Script
         "/channel/subscriber_add": (200, {"status": 200}),
     }
     async with running_server() as server, canned_api(answers) as api, AdminClient(api.url) as admin:
-        terminal.type("/group tea", "/history 5", "/members", "/add cid dan", "/who", "/help", None)
+        terminal.enter("/group tea", "/history 5", "/members", "/add cid dan", "/who", "/help", None)
         await talk(server, terminal, admin=admin)
-        assert [request.body.get("limit") for request in api.requests if request.body][0] == 5
+        assert next(request.body.get("limit") for request in api.requests if request.body) == 5
         assert api.requests[-1].body["subscribers"] == ["cid", "dan"]
     shown = [line for line, _ in terminal.shown]
     assert any(line.endswith("ben #tea: hi") for line in shown)
@@ -144,7 +144,7 @@ async def test_the_commands_of_the_api_show_history_and_members(terminal: Script
 
 async def test_without_the_api_the_chat_goes_on_without_history(terminal: Script) -> None:
     async with running_server() as server:
-        terminal.type("/history", "hello", None)
+        terminal.enter("/history", "hello", None)
         await talk(server, terminal)
     assert ("the HTTP API is not there (--api)", "fault") in terminal.shown
     await terminal.until_shown("ann > ben: hello")
@@ -153,7 +153,7 @@ async def test_without_the_api_the_chat_goes_on_without_history(terminal: Script
 async def test_a_refusal_of_the_api_does_not_end_the_chat(terminal: Script) -> None:
     refused = {"/channel/messagesync": (400, {"msg": "no", "status": 400})}
     async with running_server() as server, canned_api(refused) as api, AdminClient(api.url) as admin:
-        terminal.type("/history", "hello", None)
+        terminal.enter("/history", "hello", None)
         await talk(server, terminal, admin=admin)
     assert any("no" in line and style == "fault" for line, style in terminal.shown)
     await terminal.until_shown("ann > ben: hello")
@@ -162,7 +162,7 @@ async def test_a_refusal_of_the_api_does_not_end_the_chat(terminal: Script) -> N
 @pytest.mark.parametrize("line", ["/nonsense", "/to", "/history x", "/add"])
 async def test_what_is_no_command_is_not_sent(terminal: Script, line: str) -> None:
     async with running_server() as server:
-        terminal.type(line, None)
+        terminal.enter(line, None)
         await talk(server, terminal)
         assert server.sends == []
     assert (f"{line}: no such command; /help lists them", "fault") in terminal.shown
@@ -172,7 +172,7 @@ async def test_without_a_partner_nothing_is_sent(terminal: Script) -> None:
     async with running_server() as server:
         conversation = Talk(terminal, "ann", None)
         conversation.choose("", ChannelType.PERSON)
-        terminal.type("hello", None)
+        terminal.enter("hello", None)
         async with connect(server.tcp, "ann") as client:
             await conversation.run(client)
         assert server.sends == []
@@ -188,7 +188,7 @@ async def test_a_lost_connection_is_told_and_the_message_leaves_after_it(termina
             chat = asyncio.create_task(conversation.run(client))
             (await server.until_logged_in("ann")).cut()
             assert (await terminal.until_shown("connection lost"))[1] == "note"
-            terminal.type("hello", None)
+            terminal.enter("hello", None)
             await chat
     await terminal.until_shown("ann > ben: hello  [1]")
 

@@ -138,7 +138,7 @@ class LiveTerminal:
         termios.tcsetattr(self._input, termios.TCSADRAIN, self._saved)
 
     def show(self, line: str, style: str = "") -> None:
-        self._write(f"{ERASE_LINE}{STYLES[style]}{line}{RESET if style else ''}\r\n")
+        self._write(f"{ERASE_LINE}{STYLES[style]}{line}{RESET if style else ''}\n")
         self._draw()
 
     async def next_line(self) -> str | None:

@@ -216,7 +216,6 @@ def commands_for(room: Room, uid: str) -> list[bytes]:
     return [message.payload for _, messages in pending for message in messages]
 
 
-@pytest.mark.xfail(strict=True, reason="the RECVACK of a pushed command confirms every older one that never was pushed")
 async def test_a_masters_recvack_does_not_confirm_commands_he_has_not_got() -> None:
     room = await Room().start(Settings(token_auth_on=True))
     await room.run("alice", SetToken("alice", 0, hash_token("secret"), 1))
@@ -231,7 +230,6 @@ async def test_a_masters_recvack_does_not_confirm_commands_he_has_not_got() -> N
     assert b"while offline" in commands_for(room, "alice")
 
 
-@pytest.mark.xfail(strict=True, reason="the end of a subscription takes the conversation of an implicit member with it")
 async def test_a_visitor_whose_subscription_ends_stays_reachable_while_he_is_offline() -> None:
     channel = ChannelId(3, "visitor|desk")
     room = await Room().start()
@@ -245,7 +243,6 @@ async def test_a_visitor_whose_subscription_ends_stays_reachable_while_he_is_off
     assert conversation(state, channel, "visitor", after_seq=0, unread_only=False, count=10) is not None
 
 
-@pytest.mark.xfail(strict=True, reason="an unstored message's record answers a stored one with the same number")
 async def test_a_stored_message_is_stored_though_an_unstored_one_had_its_number() -> None:
     room = await Room().start()
     await room.run("g", PutChannel(GROUP, None, ["alice"]))
@@ -254,9 +251,6 @@ async def test_a_stored_message_is_stored_though_an_unstored_one_had_its_number(
     assert reply.message_seq == 1
 
 
-@pytest.mark.xfail(
-    strict=True, reason="only blacklist_remove restores it, not a set or a remove_all that lifts the denial"
-)
 @pytest.mark.parametrize(("op", "uids"), [(OP_SET, ["eve"]), (OP_CLEAR, [])])
 async def test_a_member_whose_denial_is_lifted_finds_later_messages_again(op: int, uids: list[str]) -> None:
     room = await Room().start()
@@ -280,7 +274,6 @@ async def test_a_person_on_the_denylist_stays_denied_however_he_writes_the_pair(
     assert (ack.reason_code, [number for number, _ in room.gateway.pushed if number == bob]) == (4, [])
 
 
-@pytest.mark.xfail(strict=True, reason="an unread call of somebody who left makes a conversation that never ends")
 async def test_a_removed_member_who_clears_his_unread_does_not_find_later_messages() -> None:
     room = await Room().start()
     await room.run("g", PutChannel(GROUP, None, ["alice", "bob"]))
@@ -375,7 +368,6 @@ async def step_slots(room: Room, slots: set[int]) -> None:
     room.node.apply(entries)
 
 
-@pytest.mark.xfail(strict=True, reason="a repeated request answers with version 0, so nobody waits for its copies")
 async def test_a_repeated_send_ban_is_answered_when_its_copies_are_in_force_too() -> None:
     room = await Room().start()
     room.log.hold = True
@@ -430,7 +422,6 @@ class Counting(MemoryStore):
         return rows
 
 
-@pytest.mark.xfail(strict=True, reason="each unstored message scans from the first key that ever was in the queue")
 async def test_an_unstored_message_does_not_pass_by_all_that_expired_before_it() -> None:
     store = Counting()
     room = await Room(store).start(Settings(no_persist_idempotency_retention_ms=0))
@@ -444,7 +435,6 @@ async def test_an_unstored_message_does_not_pass_by_all_that_expired_before_it()
     assert max(passed[-10:]) <= 20
 
 
-@pytest.mark.xfail(strict=True, reason="each confirmation scans from the first command that ever named the user")
 async def test_a_confirmation_does_not_pass_by_all_that_was_confirmed_before_it() -> None:
     channel = ChannelId(8, "1234567")
     store = Counting()
