@@ -162,9 +162,10 @@ async def test_commands_missed_while_away_are_handed_out_and_confirmed_when_take
 
 async def test_a_live_command_waits_for_the_missed_ones_before_it(server: SmallServer) -> None:
     commands = Commands(server)
-    async with connect(server.tcp, "b", commands=commands, backoff=QUICK, gap_wait_s=0) as b:
+    async with connect(server.tcp, "b", commands=commands, backoff=QUICK, gap_wait_s=0, ack="received") as b:
         await fill(server, 1, flags=4)
         await seqs(b, 1)
+        await server.until(lambda: len(server.recvacks) == 1)
         gate = asyncio.Event()
         give = commands.commands
 
@@ -179,6 +180,8 @@ async def test_a_live_command_waits_for_the_missed_ones_before_it(server: SmallS
         await b.wait_for(State.SYNCED)
         server.silent_for = set()
         await fill(server, 1, flags=4)
+        # The client has it, and holds it back.
+        await server.until(lambda: len(server.recvacks) == 2)
         gate.set()
         assert await seqs(b, 3) == [2, 3, 4]
 

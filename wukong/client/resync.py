@@ -14,7 +14,7 @@ from typing import Final, Literal, TypeVar
 import aiohttp
 
 from wukong.client.backoff import Backoff
-from wukong.client.errors import ClientError, SyncRefused
+from wukong.client.errors import ClientError, SyncRefused, cause_text
 from wukong.client.inbox import Inbox, LaneKey
 from wukong.client.message import Message
 from wukong.client.sync import ChannelHead, CommandProvider, SyncProvider
@@ -224,5 +224,5 @@ class Resync:
             except (ClientError, OSError, TimeoutError, aiohttp.ClientError) as fault:
                 failures_count += 1
                 delay_s = ASK_BACKOFF.delay_s(failures_count, self._random)
-                log.warning("no %s from the sync provider (%s), asking again in %.1f s", what, fault, delay_s)
+                log.warning("no %s from the sync provider (%s), again in %.1f s", what, cause_text(fault), delay_s)
             await asyncio.sleep(delay_s)

@@ -317,8 +317,8 @@ class Endpoint(Outgoing):
             return
         connack = self._connection.accept(node_id=hub.node_id, now_ms=hub.clock.now_ms(), handshake=handshake)
         hub.counters.logins += 1
+        # Looked at when the handshake would have been over its time; from then on the idle limit counts.
         self._phase = OPEN
-        self._start_idle_limit()
         self._send(connack)
         hub.push_later(self)
         if self._connection.has_more or self._reading_paused:

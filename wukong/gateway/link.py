@@ -154,11 +154,6 @@ class Link(asyncio.Protocol):
         self._deadline = hub.monotonic() + after_ms / 1000
         hub.wheel.move(self, self._deadline)
 
-    def _start_idle_limit(self) -> None:
-        hub = self._hub
-        self._last_read_at = hub.monotonic()
-        hub.wheel.move(self, self._last_read_at + hub.options.idle_timeout_ms / 1000)
-
     def check(self, now: float) -> float | None:
         """For the wheel."""
         due = self._deadline

@@ -82,7 +82,14 @@ class Outgoing(Link):
                 frame = self._seal(push)
                 if frame is not None:
                     self._send(frame)
-                return
+            else:
+                # As _enqueue, without its calls: a message to thousands comes here for each of them.
+                self._out = [push]
+                self._out_bytes = size_bytes
+                if not self._is_marked:
+                    self._is_marked = True
+                    outbox.mark(self)
+            return
         self._enqueue(push, size_bytes)
 
     def _answer(self, frame: bytes) -> None:
