@@ -37,7 +37,6 @@ async def test_s30_who_connects_while_messages_flow_has_them_all_by_push_or_pull
     await room.create([sender.uid])
     stop = asyncio.Event()
     sending = asyncio.create_task(room.keep_sending(sender, stop, per_second=300))
-
     await room.send(sender)
     came: list[tuple[str, float, set[int]]] = []
 

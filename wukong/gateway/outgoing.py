@@ -19,6 +19,7 @@ from wukong.protocol.recv_frame import RecvView
 log = logging.getLogger(__name__)
 
 Push = RecvView | SharedEvent
+_Item = bytes | Push
 
 _ITEM_BYTES: Final = 64  # what an entry of a queue costs besides its content
 _FRAME_BYTES: Final = 128  # what a frame has besides its payload
@@ -32,7 +33,7 @@ def push_bytes(push: Push) -> int:
     return len(push.packet.data) + _FRAME_BYTES + _ITEM_BYTES
 
 
-def _item_bytes(item: bytes | Push) -> int:
+def _item_bytes(item: _Item) -> int:
     return len(item) + _ITEM_BYTES if isinstance(item, bytes) else push_bytes(item)
 
 
@@ -56,8 +57,9 @@ class Outgoing(Link):
     def __init__(self, hub: Hub) -> None:
         super().__init__(hub)
         self._uid = ""
-        # Not written yet, oldest first; None while there is nothing.
-        self._out: list[bytes | Push] | None = None
+        # Not written yet: nothing, one item, or several, oldest first. One is what a message to thousands leaves on
+        # each of them: a list for each would cost time, and set the garbage collector going.
+        self._out: _Item | list[_Item] | None = None
         self._out_bytes = 0
         # The outbox knows that there is something to write.
         self._is_marked = False
@@ -84,7 +86,7 @@ class Outgoing(Link):
                     self._send(frame)
             else:
                 # As _enqueue, without its calls: a message to thousands comes here for each of them.
-                self._out = [push]
+                self._out = push
                 self._out_bytes = size_bytes
                 if not self._is_marked:
                     self._is_marked = True
@@ -112,14 +114,17 @@ class Outgoing(Link):
             for frame in frames:
                 self._enqueue(frame, len(frame) + _ITEM_BYTES)
 
-    def _enqueue(self, item: bytes | Push, size_bytes: int) -> None:
+    def _enqueue(self, item: _Item, size_bytes: int) -> None:
         out = self._out
         self._out_bytes += size_bytes
         if out is None:
-            self._out = [item]
+            self._out = item
             self._mark()
             return
-        out.append(item)
+        if isinstance(out, list):
+            out.append(item)
+        else:
+            self._out = [out, item]
         limit_bytes = self._hub.options.outbound_limit_bytes
         if self._out_bytes + TRANSPORT_BUFFER_BYTES > limit_bytes and self.pending_bytes > limit_bytes:
             self._hub.counters.slow_closed += 1
@@ -155,14 +160,13 @@ class Outgoing(Link):
         out = self._out
         if out is None or not self._flowing:
             return False
-        if len(out) > limit_count:
+        if isinstance(out, list) and len(out) > limit_count:
             batch = out[:limit_count]
             del out[:limit_count]
             self._out_bytes -= sum(map(_item_bytes, batch))
         else:
-            batch = out
-            self._out = None
-            self._out_bytes = 0
+            batch = out if isinstance(out, list) else [out]
+            self._drop_queue()
         frames = []
         for item in batch:
             frame = item if isinstance(item, bytes) else self._seal(item)
