@@ -17,7 +17,10 @@ ROOT = Path(__file__).parents[1]
 WHOLE_SERVER = {"simulation", "cluster", "compat", "scenarios"}
 # Tests of a package as a whole: one suite for several modules with the same interface, golden cases.
 WITHOUT_MODULE = {"tests/store/test_conformance.py", "tests/test_repository.py"}
-EXECUTABLE = ["scripts/check", "scripts/format", "scripts/serve", "scripts/test", ".ci/run"]
+EXECUTABLE = [
+    *("scripts/check", "scripts/format", "scripts/serve", "scripts/test"),
+    *("scripts/demo-missed-subscriber", "scripts/soak-kill", ".ci/run"),
+]
 CHANGE_KINDS = {"added", "changed", "fixed", "removed", "security"}
 
 

@@ -109,6 +109,10 @@ class Messages:
             return channel_id, False
         return channel_id.removesuffix(suffix), True
 
+    def _exists(self, channel: ChannelId) -> bool:
+        head = self._replica.now(channel.id).head(channel_part(channel))
+        return head is not None and head.known
+
     # -- sending --
 
     async def send(
@@ -128,6 +132,9 @@ class Messages:
         if has_special(channel_id) or (channel_type in (PERSON, AGENT) and has_special(from_uid)):
             raise RequestRefused(BAD_CHANNEL_ID)
         twin = self.named(channel_id, channel_type, from_uid)
+        if twin.is_cmd and self._exists(ChannelId(channel_type, channel_id)):
+            # A group that is really called like that: its own members are meant, not those of another one.
+            twin = Twin(ChannelId(channel_type, channel_id), False)
         settings = self._replica.settings
         is_command = flags & SYNC_ONCE and channel_type != TEMP and channel_id != settings.online_cmd_channel_id
         number = client_msg_no if client_msg_no.strip() else new_client_msg_no()
