@@ -48,7 +48,6 @@ LOG_STOP_TIMEOUT_S = 2.0
 RETRY_SLICE = 200
 LAG_SAMPLE_S = 0.25
 SETTINGS_TIMEOUT_S = 10.0
-THREAD_SWITCH_S = 0.0005
 
 
 class Server:
@@ -335,8 +334,6 @@ async def _serve(config: Config) -> int:
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    # The log's thread has to get the interpreter soon after its fdatasync, also while this one is busy.
-    sys.setswitchinterval(THREAD_SWITCH_S)
     server = Server(config)
     await server.start()
     # What lives now lives until the end: collections need not look at it again.
