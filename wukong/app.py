@@ -294,11 +294,14 @@ class Server:
 
     def announce(self) -> None:
         """Say where the node serves, for people and for what waits for it."""
+        config = self.config
         log.info(
-            "tcp %s:%d, websocket %s:%d",
-            self.config.tcp_addr.host,
+            "ready: api http://%s:%d, tcp %s:%d, websocket ws://%s:%d",
+            config.http_addr.host,
+            self.http_port,
+            config.tcp_addr.host,
             self.tcp_port,
-            self.config.ws_addr.host,
+            config.ws_addr.host,
             self.ws_port,
         )
 
