@@ -275,14 +275,14 @@ class Server:
         while True:
             await asyncio.sleep(self.config.message_retry.scan_interval_ms / 1000)
             due = [session for session in self.registry.by_number.values() if session.unacked]
-            pushed = 0
+            work = 0
             for session in due:
                 try:
-                    pushed += self.dispatcher.retry(session)
+                    work += 1 + self.dispatcher.retry(session)
                 except Exception:
                     log.exception("a retry for session %d failed", session.number)
-                if pushed >= RETRY_SLICE:
-                    pushed = 0
+                if work >= RETRY_SLICE:
+                    work = 0
                     await asyncio.sleep(0)
 
     async def _sample_loop_lag(self) -> None:

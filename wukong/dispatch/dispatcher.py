@@ -162,12 +162,12 @@ class Dispatcher:
         return found
 
     def retry(self, session: LocalSession) -> int:
-        """Push again what is due on a session; how many that were (a caller walks sessions in slices)."""
+        """Push again what is due on a session. Returns how many pushes that were."""
         assert self.gateway is not None
         if not session.unacked:
-            return 1
+            return 0
         due = take_due(session.unacked, int(self._clock.monotonic() * 1000), self._policy)
         for view in due:
             self.gateway.deliver(view, [session.number])
         self.retried += len(due)
-        return 1 + len(due)
+        return len(due)

@@ -5,7 +5,6 @@ times, on the same connection only. The window of a session is bounded: at the l
 the client; what is not repeated is in sync.
 """
 
-from collections.abc import Iterable
 from typing import NamedTuple
 
 from wukong.channel.ids import ChannelId
@@ -59,7 +58,3 @@ def take_due(window: dict[int, Waiting], now_ms: int, policy: RetryPolicy) -> li
             window[message_id] = waiting._replace(due_ms=now_ms + policy.interval_ms, attempts=waiting.attempts + 1)
             again.append(waiting.view)
     return again
-
-
-def total(windows: Iterable[dict[int, Waiting] | None]) -> int:
-    return sum(len(window) for window in windows if window)

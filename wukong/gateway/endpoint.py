@@ -166,7 +166,7 @@ class Endpoint(Outgoing):
         if requests is not None:
             client_seq = self._last_request = self._last_request + 1
             requests[client_seq] = event.request_id
-            client_msg_no = client_msg_no or uuid4().hex
+            client_msg_no = client_msg_no or f"{uuid4().hex}0"
         self._in_flight += 1
         self._in_flight_bytes += len(payload)
         self._in_messages += 1

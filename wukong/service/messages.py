@@ -109,8 +109,9 @@ class Messages:
             return channel_id, False
         return channel_id.removesuffix(suffix), True
 
-    def _exists(self, channel: ChannelId) -> bool:
-        head = self._replica.now(channel.id).head(channel_part(channel))
+    async def _exists(self, channel: ChannelId) -> bool:
+        # Behind a barrier: which log a message goes to must not depend on how far this node has applied.
+        head = (await self._replica.read(channel.id)).head(channel_part(channel))
         return head is not None and head.known
 
     # -- sending --
@@ -132,7 +133,7 @@ class Messages:
         if has_special(channel_id) or (channel_type in (PERSON, AGENT) and has_special(from_uid)):
             raise RequestRefused(BAD_CHANNEL_ID)
         twin = self.named(channel_id, channel_type, from_uid)
-        if twin.is_cmd and self._exists(ChannelId(channel_type, channel_id)):
+        if twin.is_cmd and await self._exists(ChannelId(channel_type, channel_id)):
             # A group that is really called like that: its own members are meant, not those of another one.
             twin = Twin(ChannelId(channel_type, channel_id), False)
         settings = self._replica.settings

@@ -9,7 +9,6 @@ import asyncio
 import hashlib
 import hmac
 from collections.abc import Callable
-from uuid import uuid4
 
 import msgspec
 
@@ -26,7 +25,6 @@ from wukong.session.registry import LocalSession, Registry
 
 REASON_SUCCESS = 1
 REASON_AUTH_FAIL = 2
-REASON_SYSTEM_ERROR = 15
 
 NO_PERSIST = 1
 SYNC_ONCE = 4
@@ -180,21 +178,19 @@ class Sessions:
             channel = stored_channel(channel_id, kind, uid)
         else:
             channel = ChannelId(kind, channel_id)
-        # JSON-RPC clients may leave the number to the server (wkproto.md, 10.3).
-        client_msg_no = packet.client_msg_no or self._number_for(number)
         command = Append(
             channel,
             False,
             uid,
             packet.payload,
-            client_msg_no,
+            packet.client_msg_no,
             packet.flags,
             packet.setting,
             packet.expire,
             packet.topic,
             number,
         )
-        client_seq, flags = packet.client_seq, packet.flags
+        client_seq, flags, client_msg_no = packet.client_seq, packet.flags, packet.client_msg_no
 
         def done(reply: Reply | None) -> None:
             if reply is None:
@@ -206,10 +202,6 @@ class Sessions:
             )
 
         self._node.propose(self._node.slot(channel.id), command, done)
-
-    def _number_for(self, number: int) -> str:
-        session = self._registry.by_number.get(number)
-        return f"{uuid4().hex}0" if session is not None and session.via_json else ""
 
     def recvack(self, number: int, uid: str, packet: Recvack) -> None:
         """Stop repeating a message; a master's RECVACK of a stored command also moves his command position."""
