@@ -8,37 +8,49 @@ import contextlib
 import gc
 import logging
 import os
+import random
 import resource
 import signal
 import ssl
 import sys
-from collections.abc import Iterator
+from collections.abc import Awaitable, Iterator
 
 import msgspec
 import uvloop
 
+from wukong import __version__
 from wukong.api.metrics import COUNTER, GAUGE, Figure
 from wukong.api.server import ApiOptions, ApiServer, build_app
 from wukong.api.system import Addresses
 from wukong.channel.commands import PutSettings
 from wukong.channel.state import Settings
 from wukong.clock import Clock, SystemClock
+from wukong.cluster.controller import Controller
+from wukong.cluster.formation import Facts, Forming
+from wukong.cluster.inbound import Inbound
+from wukong.cluster.membership import OwnRow
+from wukong.cluster.mesh import Mesh
 from wukong.config import CMD_SUFFIX, SYSTEM_UID, Address, Config, cluster_settings
 from wukong.dispatch.dispatcher import Dispatcher
 from wukong.dispatch.retry import RetryPolicy
-from wukong.errors import ListenError, WukongError
+from wukong.errors import ListenError, Unavailable, WukongError
 from wukong.gateway.gateway import ClientGateway
 from wukong.gateway.options import GatewayOptions
+from wukong.links.links import Links
 from wukong.node.node import Node
+from wukong.node.snapshots import Snapshots
 from wukong.protocol.connection import ConnectionOptions
+from wukong.raft.log import Member
 from wukong.raft.runtime import Runtime
 from wukong.raft.wal import Wal
+from wukong.service.cluster import ClusterAdmin
 from wukong.service.overview import Overview
+from wukong.service.replica import Replica
 from wukong.service.sessions import Sessions
 from wukong.service.usecases import UseCases
 from wukong.session.audience import Audience
 from wukong.session.registry import Registry
-from wukong.store.datadir import DataDir
+from wukong.store.datadir import DataDir, Formation, new_number
 from wukong.store.rocks import RocksStore
 
 log = logging.getLogger("wukong")
@@ -48,6 +60,7 @@ LOG_STOP_TIMEOUT_S = 2.0
 RETRY_SLICE = 200
 LAG_SAMPLE_S = 0.25
 SETTINGS_TIMEOUT_S = 10.0
+WAIT_NOTICE_S = 5.0
 
 
 class Server:
@@ -59,6 +72,7 @@ class Server:
         self.config = config
         self.clock = clock or SystemClock()
         self.loop_lag_ms = 0.0
+        self.gateway: ClientGateway | None = None
         self._parts = contextlib.AsyncExitStack()
         self._disk_hangs = False
 
@@ -84,6 +98,8 @@ class Server:
         slot_count = config.wukong.slot_count
         directory = DataDir(config.data_dir, node_id=node_id, slot_count=slot_count)
         self._parts.callback(directory.close)
+        await self._start_links(directory)
+        formation = await self._belong(directory)
         self.store = RocksStore(str(directory.store), block_cache_bytes=config.wukong.store_cache_bytes)
         self._parts.callback(self._close_store)
         self.registry = Registry()
@@ -108,6 +124,8 @@ class Server:
             clock=clock,
             effects_sink=self.dispatcher.run,
             in_flight_limit=config.wukong.proposals_in_flight,
+            forward=self.mesh.send_forward,
+            on_break=self._close_clients,
         )
         self._parts.callback(self.node.shut)
         wal = self._wal = Wal.open(
@@ -117,26 +135,170 @@ class Server:
             segment_bytes=config.wukong.wal_segment_bytes,
             fsync=config.wukong.fsync,
         )
-        self.runtime = Runtime(node_id=node_id, wal=wal, machine=self.node, clock=clock, on_fatal=self._on_fatal)
+        self.runtime = Runtime(
+            node_id=node_id,
+            disk=directory.disk,
+            members=tuple(Member(node, disk, True) for node, disk in formation.members),
+            wal=wal,
+            machine=self.node,
+            clock=clock,
+            on_fatal=self._on_fatal,
+            send=self.mesh.send_raft,
+            snapshot_needed=self._snapshot_needed,
+            pinned=self._pinned_index,
+        )
         self._parts.push_async_callback(self._stop_log)
+        self.snapshots = Snapshots(
+            store=self.store,
+            generations=self.node.generations,
+            log=self.runtime,
+            send=self.mesh.send_snapshot,
+            clock=clock,
+        )
+        self._parts.push_async_callback(self.snapshots.stop)
         self.node.attach(self.runtime)
+        self.controller = self._make_controller(directory, formation)
         self.runtime.start()
-        await self.runtime.ready()
-        await self.node.go_live()
-        await self._enter_settings()
+        self.mesh.serve(Inbound(self.runtime, self.node, self.snapshots, self.controller))
+        self.controller.start()
+        self._parts.push_async_callback(self.controller.stop)
+        await self._wait("the log of every slot has a leader and is applied here", self.runtime.ready())
+        await self._wait("a majority confirms that this node begins", self.node.go_live(None))
+        self._parts.push_async_callback(self._hand_over)
+        await self._enter_settings(alone=self._is_alone())
 
-    async def _enter_settings(self) -> None:
+    async def _start_links(self, directory: DataDir) -> None:
+        """Listen for other nodes and dial them, if there are any to be expected."""
+        cluster = self.config.cluster
+        known = {node.node_id: f"{node.host}:{node.port}" for node in cluster.init_nodes}
+        named = known.pop(cluster.node_id, "")
+        if cluster.seed is not None:
+            known[cluster.seed.node_id] = f"{cluster.seed.host}:{cluster.seed.port}"
+        links = None
+        port = cluster.addr.port
+        own = Facts(directory.disk, join=True, api_url=cluster.api_url, version=__version__)
+        self.mesh = Mesh(cluster.node_id, self.clock, own, known)
+        if known or cluster.secret or cluster.addr.is_loopback:
+            links = Links(node_id=cluster.node_id, secret=cluster.secret, handler=self.mesh)
+            self._parts.push_async_callback(links.stop)
+            port = await links.listen(cluster.addr.host, port)
+            links.allow_strangers(True)
+        shown = str(cluster.server_addr or "") or named or f"{self.config.external.ip or cluster.addr.host}:{port}"
+        self.cluster_addr = shown
+        self.mesh.own = msgspec.structs.replace(own, addr=shown)
+        if links is not None:
+            self.mesh.start(links)
+        self.links = links
+
+    async def _belong(self, directory: DataDir) -> Formation:
+        """The cluster of this node: the one its directory names, else one that it forms or finds. Waits for as long as
+        it takes, and says for what."""
+        formation = directory.formation
+        cluster = self.config.cluster
+        if formation is None and cluster.is_single_node:
+            formation = Formation(new_number(), ((cluster.node_id, directory.disk),))
+            directory.form(formation)
+        elif formation is None:
+            wanted = frozenset(node.node_id for node in cluster.init_nodes) if cluster.seed is None else frozenset()
+            forming = self.mesh.forming = Forming(cluster.node_id, directory.disk, wanted)
+            heard = asyncio.Event()
+            self.mesh.on_heard = heard.set
+            while (formation := forming.decide(new_number())) is None:
+                heard.clear()
+                try:
+                    async with asyncio.timeout(WAIT_NOTICE_S):
+                        await heard.wait()
+                except TimeoutError:
+                    missing = ", ".join(map(str, forming.missing)) or "one that is in a cluster"
+                    log.warning("this node belongs to no cluster yet; waiting for nodes: %s", missing)
+            self.mesh.on_heard = lambda: None
+            await asyncio.to_thread(directory.form, formation)
+            log.info("cluster %d: nodes %s", formation.cluster, ", ".join(str(node) for node, _ in formation.members))
+        self.mesh.join(formation)
+        return formation
+
+    def _make_controller(self, directory: DataDir, formation: Formation) -> Controller:
+        return Controller(
+            node_id=self.node.node_id,
+            cluster=formation.cluster,
+            own=OwnRow(self.cluster_addr, directory.disk, self.config.cluster.api_url),
+            groups=self.runtime,
+            replica=self.node,
+            send=lambda node, kind, group, body: self.mesh.send_control(node, body),
+            clock=self.clock,
+            rng=random.Random(),
+            close_some=lambda count: self.gateway.close_some(count) if self.gateway is not None else None,
+            pause=self.runtime.hold,
+            differing=self._differing_settings,
+            snapshots=lambda: [str(line) for line in self.snapshots.progress()],
+            members_changed=lambda table: self.mesh.learn({node: row.addr for node, row in table.items() if row.addr}),
+        )
+
+    async def _wait(self, what: str, work: Awaitable[None]) -> None:
+        """Wait for something that needs other nodes, as long as it takes, and say so now and then."""
+        task = asyncio.ensure_future(work)
+        try:
+            while not task.done():
+                await asyncio.wait([task], timeout=WAIT_NOTICE_S)
+                if not task.done():
+                    nodes = ", ".join(map(str, sorted(self.mesh.connected_nodes))) or "none"
+                    log.warning("waiting until %s; connected nodes: %s", what, nodes)
+            task.result()
+        finally:
+            task.cancel()
+
+    def _snapshot_needed(self, slot: int, node: int) -> None:
+        self.snapshots.needed(slot, node)
+
+    def _pinned_index(self, slot: int) -> int | None:
+        return self.snapshots.pinned_index(slot)
+
+    def _close_clients(self, why: str) -> None:
+        if self.gateway is not None:
+            log.warning("closing all clients: %s", why)
+            self.gateway.close_all()
+
+    async def _hand_over(self) -> None:
+        """Before a planned stop: others take over at once instead of after an election time."""
+        await self.controller.hand_over_all()
+
+    def _is_alone(self) -> bool:
+        return all(
+            [member.node for member in self.runtime.members(group)] == [self.node.node_id]
+            for group in range(self.node.slot_count)
+        )
+
+    def _own_settings(self) -> Settings:
+        return msgspec.convert(cluster_settings(self.config), Settings)
+
+    def _differing_settings(self) -> list[str]:
+        """The settings in which this node's file differs from the cluster's, which count."""
+        ours, theirs = msgspec.to_builtins(self._own_settings()), msgspec.to_builtins(self.node.states[0].settings)
+        return [name for name in ours if ours[name] != theirs[name]]
+
+    async def _enter_settings(self, *, alone: bool) -> None:
         """Bring the settings on which apply depends into the log. While this node is alone its file is the word on
         them; a cluster's are changed on purpose only."""
-        wanted = msgspec.convert(cluster_settings(self.config), Settings)
+        wanted = self._own_settings()
         # A change that the last life left half done comes first, else it would come after this one.
         async with asyncio.timeout(SETTINGS_TIMEOUT_S):
             await self.node.settled(0)
-        if self.node.states[0].settings == wanted:
+        if self.node.states[0].settings == wanted and alone:
             return
-        async with asyncio.timeout(SETTINGS_TIMEOUT_S):
-            reply = await self.node.execute(0, PutSettings(msgspec.msgpack.encode(wanted)))
-            await self.node.copied(0, reply.version)
+        encoded = msgspec.msgpack.encode(wanted)
+        try:
+            async with asyncio.timeout(SETTINGS_TIMEOUT_S):
+                reply = await self.node.execute(0, PutSettings(encoded, initial=not alone))
+                await self.node.copied(0, reply.version)
+        except TimeoutError:
+            raise Unavailable("the cluster's settings could not be read from the log in time; start again") from None
+        differing = self._differing_settings()
+        if differing:
+            log.warning(
+                "this node's configuration differs from the cluster's settings, which count: %s. Change the file, or "
+                "make its values the cluster's: wukong cluster settings adopt",
+                ", ".join(differing),
+            )
 
     async def _stop_log(self) -> None:
         self._disk_hangs = not await self.runtime.stop(LOG_STOP_TIMEOUT_S)
@@ -194,7 +356,14 @@ class Server:
             tls.load_cert_chain(config.wss_config.cert_file, config.wss_config.key_file)
             with _listening("wssAddr", config.wss_addr):
                 self.wss_port = await self.gateway.listen_websocket(config.wss_addr.host, config.wss_addr.port, tls=tls)
-        api = build_app(self._use_cases(), self._api_options())
+        use_cases = self._use_cases()
+        admin = ClusterAdmin(
+            controller=self.controller,
+            groups=self.runtime,
+            replica=Replica(self.node, timeout_ms=config.cluster.request_timeout_ms),
+            wanted=self._own_settings(),
+        )
+        api = build_app(use_cases, self._api_options(), cluster=admin)
         server = ApiServer(api)
         with _listening("httpAddr", config.http_addr):
             self.http_port = await server.start(config.http_addr.host, config.http_addr.port)
@@ -204,6 +373,7 @@ class Server:
             self._parts.push_async_callback(_cancel, task)
 
     def _use_cases(self) -> UseCases:
+        assert self.gateway is not None
         overview = Overview(
             node_id=self.config.cluster.node_id,
             registry=self.registry,
@@ -241,10 +411,11 @@ class Server:
     def _why_unhealthy(self) -> str:
         if self.fatal.done():
             return "the log or the disk failed; the node is stopping"
-        return "" if self.node.is_live else "the node is stopping"
+        return self.controller.health.why_not() if self.node.is_live else "the node is stopping"
 
     def _figures(self) -> Iterator[Figure]:
         """What GET /metrics shows of this node."""
+        assert self.gateway is not None
         node, dispatcher, gateway, store = self.node, self.dispatcher, self.gateway, self.store
         yield Figure("wukong_loop_lag_seconds", "Delay of a timer.", GAUGE, lambda: self.loop_lag_ms / 1000)
         yield Figure("wukong_sessions", "Clients logged in here.", GAUGE, lambda: len(self.registry))
@@ -291,6 +462,8 @@ class Server:
             due = loop.time() + LAG_SAMPLE_S
             await asyncio.sleep(LAG_SAMPLE_S)
             self.loop_lag_ms = max(0.0, (loop.time() - due) * 1000)
+            if self.gateway is not None:
+                self.gateway.refuse_new(not self.controller.health.serving)
 
     def announce(self) -> None:
         """Say where the node serves, for people and for what waits for it."""
@@ -338,13 +511,21 @@ async def _serve(config: Config) -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     server = Server(config)
-    await server.start()
+    # A node may wait for others for long: it has to be stoppable meanwhile.
+    starting = loop.create_task(server.start())
+    stopping = loop.create_task(stop.wait())
+    await asyncio.wait((starting, stopping), return_when=asyncio.FIRST_COMPLETED)
+    if not starting.done():
+        starting.cancel()
+        with contextlib.suppress(asyncio.CancelledError, TimeoutError):
+            await asyncio.wait_for(starting, STOP_TIMEOUT_S)
+        return 0
+    starting.result()
     # What lives now lives until the end: collections need not look at it again.
     gc.collect()
     gc.freeze()
     gc.set_threshold(50_000, 20, 100)
     server.announce()
-    stopping = loop.create_task(stop.wait())
     await asyncio.wait((stopping, server.fatal), return_when=asyncio.FIRST_COMPLETED)
     if server.fatal.done():
         # The log or the disk failed: what is in memory may not be written any more. Recovery is the next start's work.

@@ -1,10 +1,12 @@
-"""Bytes of format 1 as they were first written: `python -m tests.channel.golden` writes golden_v1.json anew.
+"""Bytes of format 1 as they were first written, in chapters: what came later begins where the rows of the chapter
+before end. `python -m tests.channel.golden` writes the chapters that have no file yet.
 
-Only before the first release, or to add what is new: bytes that some server may have on its disk are never changed.
+Bytes that some server may have on its disk are never changed: what is new goes into another chapter.
 """
 
 import json
 from pathlib import Path
+from typing import Any
 
 from wukong.channel.commands import (
     AdvanceCommands,
@@ -13,12 +15,17 @@ from wukong.channel.commands import (
     CloseSession,
     Command,
     Disband,
+    DropNode,
+    ForgetNode,
     ForgetOutbox,
     Hello,
+    NodeGone,
+    NodeRow,
     OpenSession,
     Pack,
     PutChannel,
     PutCopy,
+    PutNode,
     PutSettings,
     QuitDevices,
     RememberSync,
@@ -41,7 +48,6 @@ from wukong.channel.state import Settings, State, encode
 from wukong.store.memory import MemoryStore
 from wukong.store.overlay import Overlay
 
-FILE = Path(__file__).with_name("golden_v1.json")
 SLOT = 3
 PREFIX = b"golden"
 NOW_MS = 1_700_000_000_123
@@ -50,7 +56,7 @@ GROUP = ChannelId(2, "g")
 PAIR = ChannelId(1, "bob@alice")
 
 # Each list is one pack, one entry. Every kind of command is there, with its defaults and with every field said.
-COMMANDS: list[list[Command]] = [
+_FIRST: list[list[Command]] = [
     [Hello(), PutSettings(encode(Settings(token_auth_on=True, idempotency_retention_ms=60_000)))],
     [PutCopy(COPY_SETTINGS, 1, [], encode(Settings(token_auth_on=True, idempotency_retention_ms=60_000)))],
     [UpdateSystemUids(0, ["robot"]), PutCopy(COPY_SYSTEM_UIDS, 2, [], encode(["robot"])), ForgetOutbox([1])],
@@ -101,15 +107,57 @@ COMMANDS: list[list[Command]] = [
     ],
     [RemoveAllMembers(ChannelId(4, "big")), Disband(ChannelId(4, "big"))],
 ]
+_CLUSTER: list[list[Command]] = [
+    [
+        PutSettings(encode(Settings()), True),
+        StageMembers(ChannelId(4, "big"), 10, ["dave"], 1),
+        PutChannel(ChannelId(4, "big"), None, ["erin"], True, 10, True, 2),
+        StageMembers(ChannelId(4, "big"), 11, ["dave"], 1),
+        PutChannel(ChannelId(4, "big"), None, ["erin"], True, 11, False, 1),
+        StageMembers(ChannelId(4, "big"), 12, ["frank"], 3),
+        PutNode(1, NodeRow("10.0.0.1:11110", 0xFFFF_FFFF_FFFF_FFFF, "http://10.0.0.1:5001")),
+        PutNode(2, NodeRow("10.0.0.2:11110", 0, "")),
+        PutNode(3, NodeRow("10.0.0.3:11110", 7, "", True)),
+        DropNode(2),
+        ForgetNode(1),
+        ForgetNode(3),
+        NodeGone(2, 5),
+        OpenSession("carol", 9, 0, "phone", b"", True),
+        NodeGone(1, 1_700_000_000_000),
+        Append(GROUP, False, "alice", b"fenced"),
+    ],
+]
 
 
-def packs() -> list[Pack]:
-    """The packs of the commands: one stream, one second apart."""
-    made = []
-    first = 1
-    for at, commands in enumerate(COMMANDS):
-        made.append(Pack(1, 1_700_000_000_000, first, first // 2, NOW_MS + 1_000 * at, commands))
-        first += len(commands)
+CHAPTERS = {"golden_v1.json": _FIRST, "golden_v1_cluster.json": _CLUSTER}
+
+
+def path(chapter: str) -> Path:
+    return Path(__file__).with_name(chapter)
+
+
+def load(chapter: str) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(path(chapter).read_text())
+    return found
+
+
+def before(chapter: str) -> str | None:
+    """The chapter before, if any."""
+    names = list(CHAPTERS)
+    return names[names.index(chapter) - 1] if names.index(chapter) else None
+
+
+def packs(chapter: str) -> dict[int, Pack]:
+    """The packs of the commands, by log index: one stream through all chapters, one second apart."""
+    made = {}
+    first = index = 1
+    for name, lists in CHAPTERS.items():
+        for commands in lists:
+            if name == chapter:
+                now_ms = NOW_MS + 1_000 * (index - 1)
+                made[index] = Pack(1, 1_700_000_000_000, first, first // 2, now_ms, commands)
+            first += len(commands)
+            index += 1
     return made
 
 
@@ -118,22 +166,27 @@ def entry(pack: Pack) -> bytes:
     return encode_entry([encode_pack(pack.node, pack.incarnation, pack.first, pack.done, pack.now_ms, encoded)])
 
 
-def empty_state(store: MemoryStore) -> State:
+def state_after(chapter: str | None) -> State:
+    """The rows of the file, as a store finds them; None: those of an empty one."""
+    rows = {} if chapter is None else load(chapter)["rows"]
+    store = MemoryStore({PREFIX + bytes.fromhex(key): bytes.fromhex(value) for key, value in rows.items()})
     return State(SLOT, Overlay(store).view(PREFIX))
 
 
-def write() -> None:
-    overlay = Overlay(MemoryStore())
-    state = State(SLOT, overlay.view(PREFIX))
-    replies = [apply_pack(state, index, pack).replies for index, pack in enumerate(packs(), start=1)]
+def write(chapter: str) -> None:
+    state = state_after(before(chapter))
+    made = packs(chapter)
+    replies = [apply_pack(state, index, pack).replies for index, pack in made.items()]
     golden = {
-        "entries": [entry(pack).hex() for pack in packs()],
+        "entries": [entry(pack).hex() for pack in made.values()],
         "replies": [[encode(reply).hex() for reply in some] for some in replies],
         "effects": [encode(effect).hex() for effect in state.effects],
         "rows": {key.hex(): value.hex() for key, value in state.view.scan(b"")},
     }
-    FILE.write_text(json.dumps(golden, indent=1) + "\n")
+    path(chapter).write_text(json.dumps(golden, indent=1) + "\n")
 
 
 if __name__ == "__main__":
-    write()
+    for chapter in CHAPTERS:
+        if not path(chapter).exists():
+            write(chapter)

@@ -19,11 +19,16 @@ from wukong.channel.commands import (
     CloseSession,
     Command,
     Disband,
+    DropNode,
+    ForgetNode,
     ForgetOutbox,
     Hello,
+    NodeGone,
+    NodeRow,
     OpenSession,
     PutChannel,
     PutCopy,
+    PutNode,
     PutSettings,
     QuitDevices,
     RememberSync,
@@ -47,7 +52,8 @@ ADD, REMOVE, SET, CLEAR = 0, 1, 2, 3
 DENY = 0
 CLEAR_UNREAD, SET_UNREAD, DELETE_CHAT = 0, 1, 2
 SLAVE, MASTER = 0, 1
-OK, AUTH_FAIL, NOT_MEMBER, DENIED, KICK, NOT_ALLOWED, BAN, DISBANDED, SEND_BAN = 1, 2, 3, 4, 12, 13, 19, 24, 25
+OK, AUTH_FAIL, NOT_MEMBER, DENIED, KICK, NOT_ALLOWED, REFUSED, BAN = 1, 2, 3, 4, 12, 13, 15, 19
+DISBANDED, SEND_BAN = 24, 25
 NO_PERSIST = 1
 COPY_USER, COPY_PAIR, COPY_SETTINGS, COPY_SYSTEM_UIDS = 1, 2, 3, 4
 
@@ -155,8 +161,10 @@ class Model:
         self.tokens: dict[tuple[str, int], tuple[bytes, int]] = {}
         self.devices: list[Device] = []
         self.incarnations: dict[int, int] = {}
+        self.over: set[tuple[int, int]] = set()
+        self.nodes: dict[int, NodeRow] = {}
         self.handed_out: dict[str, list[tuple[ChannelId, int]]] = {}
-        self.staged: dict[ChannelId, dict[int, list[str]]] = {}
+        self.staged: dict[ChannelId, dict[int, list[StageMembers]]] = {}
         self.owed: dict[int, tuple[int, str, Command]] = {}
         self.outbox = 0
         self.version = 0
@@ -181,7 +189,7 @@ class Model:
 
         push channel is_cmd message recipients node session | members channel added removed
         started uid node incarnation session flag level | ended uid node incarnation session kicked reason text close_ms
-        copy version target command
+        gone node incarnation | copy version target command
         """
         self.position = position
         self.now_ms = max(self.now_ms, now_ms)
@@ -318,6 +326,12 @@ class Model:
 
     def _on_PutChannel(self, command: PutChannel) -> Reply:
         channel = self.channel(command.channel)
+        staged = self.staged.setdefault(command.channel, {})
+        if command.reset and command.staged and command.parts:
+            there = {stage.part for stage in staged.get(command.staged, ()) if stage.part}
+            if there != set(range(1, command.parts + 1)):
+                staged.pop(command.staged, None)
+                return Reply(REFUSED)
         before = channel.info or ChannelInfo()
         channel.info = command.info or before
         version = 0
@@ -331,8 +345,8 @@ class Model:
         removed: set[str] = set()
         if command.reset:
             if command.staged:
-                staged = self.staged.get(command.channel, {})
-                listed += staged.get(command.staged, [])
+                for stage in staged.get(command.staged, ()):
+                    listed += stage.uids
                 self.staged[command.channel] = {n: uids for n, uids in staged.items() if n > command.staged}
             removed = present - set(listed)
             for uid in removed:
@@ -364,7 +378,7 @@ class Model:
                 talk.ends_at = len(channel.chat)
 
     def _on_StageMembers(self, command: StageMembers) -> Reply:
-        self.staged.setdefault(command.channel, {}).setdefault(command.staged, []).extend(command.uids)
+        self.staged.setdefault(command.channel, {}).setdefault(command.staged, []).append(command)
         return Reply()
 
     def _on_RemoveMembers(self, command: RemoveMembers) -> Reply:
@@ -457,6 +471,10 @@ class Model:
         return Reply()
 
     def _on_PutSettings(self, command: PutSettings) -> Reply:
+        decided = [version for version, _, copy in self.owed.values() if getattr(copy, "kind", 0) == COPY_SETTINGS]
+        decided.append(self.settings_version)
+        if command.initial and max(decided) > 0:
+            return Reply(version=max(decided), duplicate=True)
         return Reply(version=self._copy("", COPY_SETTINGS, [], command.settings))
 
     def _on_UpdateSystemUids(self, command: UpdateSystemUids) -> Reply:
@@ -487,6 +505,32 @@ class Model:
             if new_talk:
                 talks = self.channel(ChannelId(PERSON, pair)).talks
                 talks.setdefault(new_talk, Talk(touched_ms=self.now_ms))
+        return Reply()
+
+    # -- nodes: cluster.md 2, 4 --
+
+    def _on_NodeGone(self, command: NodeGone) -> Reply:
+        life = command.node, command.incarnation
+        if self.incarnations.get(command.node) == command.incarnation and life not in self.over:
+            self.over.add(life)
+            self.devices = [device for device in self.devices if device.node != command.node]
+            self._seen.append(("gone", *life))
+        return Reply()
+
+    def _on_PutNode(self, command: PutNode) -> Reply:
+        old = self.nodes.get(command.node)
+        stays_leaving = old is not None and old.leaving and old.disk == command.row.disk
+        self.nodes[command.node] = msgspec.structs.replace(command.row, leaving=command.row.leaving or stays_leaving)
+        return Reply()
+
+    def _on_DropNode(self, command: DropNode) -> Reply:
+        if command.node in self.nodes:
+            self.nodes[command.node] = msgspec.structs.replace(self.nodes[command.node], leaving=True)
+        return Reply()
+
+    def _on_ForgetNode(self, command: ForgetNode) -> Reply:
+        if command.node in self.nodes and self.nodes[command.node].leaving:
+            del self.nodes[command.node]
         return Reply()
 
     # -- conversations and commands: behaviour.md 10.4, 12 --

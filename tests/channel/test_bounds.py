@@ -11,11 +11,16 @@ from wukong.channel.commands import (
     CloseSession,
     Command,
     Disband,
+    DropNode,
+    ForgetNode,
     ForgetOutbox,
+    NodeGone,
+    NodeRow,
     OpenSession,
     Pack,
     PutChannel,
     PutCopy,
+    PutNode,
     PutSettings,
     QuitDevices,
     RememberSync,
@@ -107,6 +112,24 @@ GOOD_PAIR = ["a@b", "a", ""]
         PutCopy(COPY_SYSTEM_UIDS, 1, [], encode("a")),
         PutCopy(COPY_SYSTEM_UIDS, 1, [], encode([LONG])),
         ForgetOutbox([1, -1]),
+        PutChannel(CHANNEL, None, [], True, 1, True, -1),
+        PutChannel(CHANNEL, None, [], True, 1, True, 1 << 32),
+        StageMembers(CHANNEL, 1, ["a"], -1),
+        StageMembers(CHANNEL, 1, ["a"], 1 << 32),
+        PutSettings(b"", True),
+        NodeGone(-1, 1),
+        NodeGone(65_536, 1),
+        NodeGone(1, -1),
+        NodeGone(1, 1 << 63),
+        PutNode(0, NodeRow("a:1", 1, "")),
+        PutNode(1_024, NodeRow("a:1", 1, "")),
+        PutNode(1, NodeRow("a:1", -1, "")),
+        PutNode(1, NodeRow("y" * 1_025, 1, "")),
+        PutNode(1, NodeRow("a:1", 1, "用" * 342)),
+        DropNode(0),
+        DropNode(1_024),
+        ForgetNode(0),
+        ForgetNode(1_024),
     ],
 )
 def test_a_command_out_of_bounds_is_answered_with_reason_15_and_changes_nothing(command: Command) -> None:
@@ -138,6 +161,13 @@ def test_a_command_out_of_bounds_is_answered_with_reason_15_and_changes_nothing(
         UpdateChat(CHANNEL, LONGEST, 2, -(1 << 63)),
         AdvanceCommands(CHANNEL, LONGEST, (1 << 63) - 1),
         PutCopy(COPY_PAIR, (1 << 63) - 1, [PAIR, LONGEST, LONGEST], b"\xff"),
+        StageMembers(CHANNEL, (1 << 63) - 1, [LONGEST], (1 << 32) - 1),
+        PutChannel(CHANNEL, None, [], False, 0, True, (1 << 32) - 1),
+        NodeGone(0xFFFF, (1 << 63) - 2),
+        NodeGone(0, 0),
+        PutNode(1_023, NodeRow("用" * 341, (1 << 64) - 1, "y" * 1_024, True)),
+        DropNode(1_023),
+        ForgetNode(1),
     ],
 )
 def test_a_command_at_its_bounds_is_done(command: Command) -> None:
@@ -150,9 +180,9 @@ def test_a_command_at_its_bounds_is_done(command: Command) -> None:
 @pytest.mark.parametrize(
     ("node", "incarnation", "first"), [(-1, 1, 1), (65_536, 1, 1), (1, -1, 1), (1, 1 << 63, 1), (1, 1, 0), (1, 1, -5)]
 )
-def test_a_pack_out_of_bounds_is_fenced_and_changes_nothing(node: int, incarnation: int, first: int) -> None:
+def test_a_pack_out_of_bounds_is_invalid_and_changes_nothing(node: int, incarnation: int, first: int) -> None:
     slot = Slot()
     before = slot.rows()
     outcome = slot.apply(Pack(node, incarnation, first, 0, START_MS, [PutChannel(CHANNEL)]))
-    assert outcome.fenced and not outcome.replies
+    assert outcome.invalid and not outcome.fenced and not outcome.replies
     assert slot.rows() == before and not slot.state.streams

@@ -1,6 +1,5 @@
 """The bytes of the log: read as they were written; damage and newer formats are refused; old bytes stay readable."""
 
-import json
 from typing import Any
 
 import msgspec
@@ -12,6 +11,7 @@ from wukong.channel.commands import (
     Append,
     Command,
     Hello,
+    NodeRow,
     Pack,
     PutChannel,
     Reply,
@@ -28,10 +28,8 @@ from wukong.channel.machine import apply_pack
 from wukong.channel.members import list_uids, member_uids
 from wukong.channel.messages import message_by_number, messages_between
 from wukong.channel.presence import SessionRow, TokenRow, sessions_of
-from wukong.channel.state import Head, SlotRow, State, Stream, UserRow, channel_part
-from wukong.store.memory import MemoryStore
+from wukong.channel.state import Head, SlotRow, State, Stream, UserRow, channel_part, encode
 
-GOLDEN: dict[str, Any] = json.loads(golden.FILE.read_text())
 _decode_reply = msgspec.msgpack.Decoder(Reply).decode
 
 
@@ -100,31 +98,32 @@ def test_any_cut_of_an_entry_is_refused() -> None:
 # -- old bytes --
 
 
-def golden_state() -> State:
-    """The rows of the golden file, as a store finds them."""
-    rows = {golden.PREFIX + bytes.fromhex(key): bytes.fromhex(value) for key, value in GOLDEN["rows"].items()}
-    return golden.empty_state(MemoryStore(rows))
-
-
-def test_the_golden_file_has_every_kind_of_command() -> None:
-    kinds = {type(command) for commands in golden.COMMANDS for command in commands}
+def test_the_golden_files_have_every_kind_of_command() -> None:
+    kinds = {type(command) for chapter in golden.CHAPTERS.values() for commands in chapter for command in commands}
     assert kinds == set(Command.__args__)
 
 
-def test_entries_of_format_1_are_read_as_what_they_meant() -> None:
+@pytest.mark.parametrize("chapter", golden.CHAPTERS)
+def test_entries_of_format_1_are_read_as_what_they_meant(chapter: str) -> None:
     assert FORMAT_VERSION == 1
-    read = [decode_entry(bytes.fromhex(data)) for data in GOLDEN["entries"]]
-    assert read == [[pack] for pack in golden.packs()]
+    read = [decode_entry(bytes.fromhex(data)) for data in golden.load(chapter)["entries"]]
+    assert read == [[pack] for pack in golden.packs(chapter).values()]
 
 
-def test_entries_of_format_1_still_lead_to_the_same_replies_and_rows() -> None:
+@pytest.mark.parametrize("chapter", golden.CHAPTERS)
+def test_entries_of_format_1_still_lead_to_the_same_replies_effects_and_rows(chapter: str) -> None:
     """A rule that changes an outcome raises FORMAT_VERSION; a node that applied the old entry must not differ from one
     that applies it today. Fields that were appended since do not count."""
-    state = golden.empty_state(MemoryStore())
-    entries = [decode_entry(bytes.fromhex(data)) for data in GOLDEN["entries"]]
-    replies = [apply_pack(state, index, pack).replies for index, (pack,) in enumerate(entries, start=1)]
-    assert replies == [[_decode_reply(bytes.fromhex(reply)) for reply in some] for some in GOLDEN["replies"]]
-    assert readable(state) == readable(golden_state())
+    written = golden.load(chapter)
+    state = golden.state_after(golden.before(chapter))
+    entries = [decode_entry(bytes.fromhex(data)) for data in written["entries"]]
+    replies = [
+        apply_pack(state, index, pack).replies for index, (pack,) in zip(golden.packs(chapter), entries, strict=True)
+    ]
+    assert replies == [[_decode_reply(bytes.fromhex(reply)) for reply in some] for some in written["replies"]]
+    for effect, data in zip(state.effects, written["effects"], strict=True):
+        assert msgspec.msgpack.decode(encode(effect)).items() >= msgspec.msgpack.decode(bytes.fromhex(data)).items()
+    assert readable(state) == readable(golden.state_after(chapter))
 
 
 _ROW_TYPES: dict[bytes, Any] = {
@@ -135,6 +134,7 @@ _ROW_TYPES: dict[bytes, Any] = {
     b"z": SlotRow,
     b"t": TokenRow,
     b"s": SessionRow,
+    b"N": NodeRow,
 }
 
 
@@ -145,14 +145,15 @@ def readable(state: State) -> dict[bytes, Any]:
         kind = _ROW_TYPES.get(key[:1])
         if key[:1] == b"S":
             stream = msgspec.msgpack.decode(value, type=Stream)
-            found[key] = (stream.incarnation, stream.last, stream.done, list(map(_decode_reply, stream.replies)))
+            replies = list(map(_decode_reply, stream.replies))
+            found[key] = (stream.incarnation, stream.last, stream.done, replies, stream.ended)
         else:
             found[key] = value if kind is None else msgspec.to_builtins(msgspec.msgpack.decode(value, type=kind))
     return found
 
 
 def test_rows_of_format_1_are_read_as_what_they_meant() -> None:
-    state = golden_state()
+    state = golden.state_after("golden_v1.json")
     group, pair = channel_part(golden.GROUP), channel_part(golden.PAIR)
     assert state.settings.token_auth_on and state.settings.idempotency_retention_ms == 60_000
     assert state.system_uids == {"robot"}
@@ -174,4 +175,5 @@ def test_rows_of_format_1_are_read_as_what_they_meant() -> None:
     assert [channel.id for channel, _ in pending_commands(state, "dave", limit=9)] == ["42"]
     assert [(s.session, s.level) for s in sessions_of(state, "alice")] == [(7, 1)]
     assert [(record.version, record.target) for record in owed(state)] == [(2, ""), (3, "bob@alice"), (4, "")]
-    assert state.streams[1].last == sum(map(len, golden.COMMANDS))
+    assert state.streams[1].last == sum(map(len, golden.CHAPTERS["golden_v1.json"]))
+    assert not state.streams[1].ended, "a field that came later"

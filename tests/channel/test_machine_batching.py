@@ -19,8 +19,8 @@ import msgspec
 import pytest
 
 from tests.channel.world import SLOT, World, random_steps
-from wukong.channel.commands import Pack, decode_entry, encode_command, encode_entry, encode_pack
-from wukong.channel.effects import Effect
+from wukong.channel.commands import NodeGone, Pack, decode_entry, encode_command, encode_entry, encode_pack
+from wukong.channel.effects import Effect, NodeEnded
 from wukong.channel.machine import apply_pack
 from wukong.channel.state import State, UserRow, encode
 from wukong.store.interface import Store
@@ -47,9 +47,9 @@ def a_log(random: Random, count: int) -> list[Pack]:
     packs: list[Pack] = []
     commit = world._commit
 
-    def recorded(pack: Pack) -> object:
-        packs.append(pack)
-        return commit(pack)
+    def recorded(*some: Pack) -> object:
+        packs.extend(some)
+        return commit(*some)
 
     world._commit = recorded  # type: ignore[method-assign, assignment]
     world.run([step for step in steps if step.kind not in ("check", "restart")])
@@ -104,8 +104,8 @@ class Run:
         for pack in decode_entry(encode_entry(encoded)):
             outcome = apply_pack(self.state, index, pack)
             self.replies += [encode(reply) for reply in outcome.replies]
-            if outcome.resend_from or outcome.fenced:
-                self.refused.append((outcome.resend_from > 0, outcome.fenced))
+            refused = (outcome.resend_from > 0, outcome.fenced)
+            self.refused += [refused] * (len(pack.commands) - len(outcome.replies))
         self.effects += self.state.effects
         self.state.effects.clear()
 
@@ -202,9 +202,14 @@ def test_one_batch_for_everything_equals_serial_apply() -> None:
 
 
 def test_the_logs_of_this_test_hold_what_matters() -> None:
-    log = a_log(Random("0 0"), 400)
+    log = a_log(Random("0 0"), 1_000)
     kinds = [{type(command).__name__ for command in pack.commands} for pack in log]
     assert max(len(pack.commands) for pack in log) >= 8
     assert any({"Append", "PutChannel", "RemoveMembers"} <= names for names in kinds)
     assert len({(pack.node, pack.incarnation) for pack in log}) > 3
     assert set(serial(log).refused) == {(True, False), (False, True)}, "a gap and an old incarnation"
+    ends = [effect for effect in serial(log).effects if isinstance(effect, NodeEnded)]
+    assert len(ends) > 3, "nodes end others and themselves"
+    assert any(NodeGone(pack.node, pack.incarnation) in pack.commands[:-1] for pack in log), (
+        "a node ends itself in the middle of a pack"
+    )

@@ -19,11 +19,16 @@ from wukong.channel.commands import (
     CloseSession,
     Command,
     Disband,
+    DropNode,
+    ForgetNode,
     ForgetOutbox,
     Hello,
+    NodeGone,
+    NodeRow,
     OpenSession,
     Pack,
     PutChannel,
+    PutNode,
     PutSettings,
     QuitDevices,
     RememberSync,
@@ -43,11 +48,12 @@ from wukong.channel.commands import (
 )
 from wukong.channel.conversations import conversation, conversations_of, pending_commands
 from wukong.channel.copies import owed, system_uids
-from wukong.channel.effects import Effect, FanOut, MembersChanged, Propagate, SessionEnded, SessionStarted
+from wukong.channel.effects import Effect, FanOut, MembersChanged, NodeEnded, Propagate, SessionEnded, SessionStarted
 from wukong.channel.ids import ChannelId, implicit_members
 from wukong.channel.machine import Outcome, apply_pack
 from wukong.channel.members import list_uids, member_page, member_uids
 from wukong.channel.messages import message_by_id, message_by_number, messages_between
+from wukong.channel.nodes import table
 from wukong.channel.presence import sessions_of
 from wukong.channel.state import Settings, State, channel_part, encode, read_channel_part
 from wukong.store.memory import MemoryStore
@@ -90,13 +96,17 @@ class Step(NamedTuple):
     """One thing that happens. kind:
 
     do       the node proposes `command`, in a pack of its own
+    entry    one entry with a pack per pair of `packs`: (node, commands)
     reborn   the node takes a new incarnation
+    gone     the node proposes that another one is gone, or itself: the `number` says which, and of which life
     again    the node repeats a pack it sent before, the `number`-th newest
     ghost    an older life of the node proposes `command`
+    late     a pack arrives that a life sent before it was over, the `number`-th, or one it never sent
     gap      the node proposes `command` under a counter that leaves `number` + 1 out
     deliver  the node proposes the `number`-th copy that the outbox owes, or owed
     forget   the node proposes ForgetOutbox for the `number`-th record
     close    the node reports the end of one of its sessions, the `number`-th
+    reset    the node goes on with a reset in parts, with the members of `command`: its next part, or its end
     sync     the user fetches up to `number` commands and confirms them, as a back end does
     restart  everything is committed and the state is read again
     check    everything that can be read is compared
@@ -108,15 +118,29 @@ class Step(NamedTuple):
     command: Command | None = None
     number: int = 0
     uid: str = ""
+    packs: tuple[tuple[int, tuple[Command, ...]], ...] = ()
 
 
 class Stream:
-    """The sending side of one node's stream."""
+    """The sending side of one node's stream. over: somebody ended this incarnation; then the node takes its next one
+    after so many steps in which others act for it (down)."""
 
     def __init__(self, incarnation: int) -> None:
         self.incarnation = incarnation
         self.last = 0
+        self.over = False
+        self.down = 6
         self.sent: list[tuple[Pack, Outcome]] = []
+
+
+class Reset:
+    """A reset in parts that a node is about."""
+
+    def __init__(self, channel: ChannelId, number: int, parts: int) -> None:
+        self.channel = channel
+        self.number = number
+        self.parts = parts
+        self.staged = 0
 
 
 class World:
@@ -132,6 +156,9 @@ class World:
         self.streams: dict[int, Stream] = {}
         self.audience: dict[ChannelId, set[str]] = {}
         self.copies: list[Command] = []
+        self.late: list[Pack] = []
+        self.resets: dict[int, Reset] = {}
+        self.reset_number = 2
         self.index = 0
         self.now_ms = START_MS
 
@@ -152,35 +179,92 @@ class World:
 
     def propose(self, node: int, command: Command) -> Reply:
         """Through the stream, as a committed entry: encoded, decoded, applied; compared with the model."""
-        if node not in self.streams:
-            self._take_incarnation(node)
-        stream = self.streams[node]
-        pack = Pack(node, stream.incarnation, stream.last + 1, max(0, stream.last - 3), self.now_ms, [command])
-        outcome, effects = self._commit(pack)
-        assert (outcome.first, outcome.resend_from, outcome.fenced) == (pack.first, 0, False), outcome
+        ((outcome, _),) = self._propose(((node, (command,)),))
         (reply,) = outcome.replies
-        expected, expected_effects = self.model.apply(self.index, node, self.now_ms, command, reply)
-        assert reply == expected, f"\n  replied  {reply}\n  expected {expected}"
-        compare_effects(self.seen(effects), expected_effects)
-        stream.last += 1
-        stream.sent.append((pack, outcome))
-        del stream.sent[:-4]
         return reply
 
-    def _commit(self, pack: Pack) -> tuple[Outcome, list[Effect]]:
+    def _entry(self, step: Step) -> None:
+        self._propose(step.packs)
+
+    def _propose(self, packs: tuple[tuple[int, tuple[Command, ...]], ...]) -> list[tuple[Outcome, Pack]]:
+        """One entry. A pack whose node an earlier pack has ended is fenced, as is what follows its own end."""
+        made: list[Pack] = []
+        packs = tuple((self._who_acts(node), commands) for node, commands in packs)
+        for node, commands in packs:
+            stream = self.streams[node]
+            first = stream.last + 1 + sum(len(pack.commands) for pack in made if pack.node == node)
+            settled = max(0, stream.last - 3)
+            made.append(Pack(node, stream.incarnation, first, settled, self.now_ms, list(commands)))
+        committed = self._commit(*made)
+        for pack, (outcome, effects) in zip(made, committed, strict=True):
+            self._compare(pack, outcome, effects)
+        return [(outcome, pack) for pack, (outcome, _) in zip(made, committed, strict=True)]
+
+    def _who_acts(self, node: int) -> int:
+        """The node, in a life of its own, or while it is down another one."""
+        stream = self.streams.get(node)
+        up = [other for other, its in self.streams.items() if not its.over]
+        if stream is not None and stream.over and stream.down > 0 and up:
+            stream.down -= 1
+            return up[0]
+        if stream is None or stream.over:
+            self._take_incarnation(node)
+        return node
+
+    def _compare(self, pack: Pack, outcome: Outcome, effects: list[Effect]) -> None:
+        stream = self.streams[pack.node]
+        assert (outcome.first, outcome.resend_from, outcome.invalid) == (pack.first, 0, False), outcome
+        expected_effects: list[Seen] = []
+        replies = list(outcome.replies)
+        for command in pack.commands:
+            if stream.over:
+                break
+            assert replies, f"{command} is not applied: {outcome}"
+            reply = replies.pop(0)
+            expected, seen = self.model.apply(self.index, pack.node, self.now_ms, command, reply)
+            assert reply == expected, f"\n  replied  {reply}\n  expected {expected}"
+            expected_effects += seen
+            stream.last += 1
+            if isinstance(command, NodeGone):
+                self._note_gone(command)
+        assert not replies, f"replies of what is fenced: {replies}"
+        assert outcome.fenced == (len(outcome.replies) < len(pack.commands)), outcome
+        compare_effects(self.seen(effects), expected_effects)
+        if stream.over:
+            self.late = [*self.late, pack][-8:]
+        else:
+            stream.sent.append((pack, outcome))
+            del stream.sent[:-4]
+
+    def _note_gone(self, command: NodeGone) -> None:
+        stream = self.streams.get(command.node)
+        if stream is not None and stream.incarnation == command.incarnation:
+            stream.over = True
+            self.late = [*self.late, *(pack for pack, _ in stream.sent)][-8:]
+            found = self.state.streams[command.node]
+            assert found.ended and found.done == found.last and not found.replies, "nobody is left to repeat them to"
+
+    def _commit(self, *packs: Pack) -> list[tuple[Outcome, list[Effect]]]:
+        """One entry of these packs."""
         self.index += 1
-        commands = [encode_command(command) for command in pack.commands]
-        entry = encode_entry([encode_pack(pack.node, pack.incarnation, pack.first, pack.done, pack.now_ms, commands)])
-        (decoded,) = decode_entry(entry)
-        assert decoded == pack
-        outcome = apply_pack(self.state, self.index, decoded)
-        effects = list(self.state.effects)
-        self.state.effects.clear()
-        return outcome, effects
+        encoded = [
+            encode_pack(p.node, p.incarnation, p.first, p.done, p.now_ms, [encode_command(c) for c in p.commands])
+            for p in packs
+        ]
+        decoded = decode_entry(encode_entry(encoded))
+        assert decoded == list(packs)
+        done = []
+        for pack in decoded:
+            outcome = apply_pack(self.state, self.index, pack)
+            done.append((outcome, list(self.state.effects)))
+            self.state.effects.clear()
+        return done
 
     def _take_incarnation(self, node: int) -> None:
         old = self.streams.get(node)
         incarnation = 1 if old is None else old.incarnation + 3
+        if old is not None:
+            self.late = [*self.late, *(pack for pack, _ in old.sent)][-8:]
         self.streams[node] = Stream(incarnation)
         self.model.take_incarnation(node, incarnation)
         self.propose(node, Hello())
@@ -188,23 +272,43 @@ class World:
     def _reborn(self, step: Step) -> None:
         self._take_incarnation(step.node)
 
+    def _gone(self, step: Step) -> None:
+        node = NODES[step.number % len(NODES)]
+        stream = self.streams.get(node)
+        incarnation = 1 if stream is None else stream.incarnation
+        # Mostly of its present life; now and then of one before or after it.
+        incarnation += {5: -1, 6: 1}.get(step.number % 7, 0)
+        self.propose(step.node, NodeGone(node, max(0, incarnation)))
+
     def _again(self, step: Step) -> None:
         stream = self.streams.get(step.node)
-        if stream is None:
+        if stream is None or stream.over:
             return
         pack, first = stream.sent[-1 - step.number % len(stream.sent)]
-        outcome, effects = self._commit(pack)
+        ((outcome, effects),) = self._commit(pack)
         assert not effects, f"a repeat has effects: {effects}"
         # A reply that the origin said it has may be forgotten: reason 0.
-        settled = pack.first <= stream.last - 1 - 3
-        allowed = [first.replies, [Reply(0)]] if settled else [first.replies]
-        assert outcome.replies in allowed, f"{outcome.replies} for a repeat of {first.replies}"
+        for counter, reply, known in zip(range(pack.first, 1 << 63), outcome.replies, first.replies, strict=False):
+            settled = counter <= stream.last - 1 - 3
+            assert reply == known or (settled and reply == Reply(0)), f"{outcome.replies} for {first.replies}"
+        assert len(outcome.replies) == len(first.replies)
 
     def _ghost(self, step: Step) -> None:
         stream = self.streams.get(step.node)
         if stream is not None and step.command is not None:
-            outcome, effects = self._commit(Pack(step.node, stream.incarnation - 1, 1, 0, self.now_ms, [step.command]))
-            assert outcome.fenced and not outcome.replies and not effects, f"{outcome} {effects}"
+            self._fenced(Pack(step.node, stream.incarnation - 1, 1, 0, self.now_ms, [step.command]))
+
+    def _late(self, step: Step) -> None:
+        if self.late:
+            pack = self.late[step.number % len(self.late)]
+            if step.number % 2:
+                first = pack.first + len(pack.commands) + step.number % 3
+                pack = msgspec.structs.replace(pack, first=first)
+            self._fenced(pack)
+
+    def _fenced(self, pack: Pack) -> None:
+        ((outcome, effects),) = self._commit(pack)
+        assert outcome.fenced and not outcome.replies and not effects, f"{outcome} {effects}"
 
     def _gap(self, step: Step) -> None:
         stream = self.streams.get(step.node) or Stream(1)
@@ -212,7 +316,10 @@ class World:
         incarnation, last = (stream.incarnation, stream.last) if step.number % 2 else (stream.incarnation + 1, 0)
         if step.command is not None:
             pack = Pack(step.node, incarnation, last + 2 + step.number, last, self.now_ms, [step.command])
-            outcome, effects = self._commit(pack)
+            ((outcome, effects),) = self._commit(pack)
+            if stream.over and incarnation == stream.incarnation:
+                assert outcome.fenced and not outcome.resend_from, outcome
+                return
             assert outcome.resend_from == last + 1 and not outcome.replies and not effects, f"{outcome} {effects}"
 
     def _deliver(self, step: Step) -> None:
@@ -229,6 +336,25 @@ class World:
         if mine:
             device = mine[step.number % len(mine)]
             self.propose(step.node, CloseSession(device.uid, device.session))
+
+    def _reset(self, step: Step) -> None:
+        assert isinstance(step.command, PutChannel)
+        reset = self.resets.get(step.node)
+        if reset is None:
+            self.reset_number += 1
+            reset = Reset(step.command.channel, self.reset_number, 1 + step.number % 2)
+            self.resets[step.node] = reset
+        uids = step.command.add
+        if reset.staged and step.number == 3:
+            # A retry of one whose outcome was not known.
+            self.propose(step.node, StageMembers(reset.channel, reset.number, uids, reset.staged))
+        elif reset.staged < reset.parts:
+            reset.staged += 1
+            self.propose(step.node, StageMembers(reset.channel, reset.number, uids, reset.staged))
+        else:
+            info = step.command.info
+            del self.resets[step.node]
+            self.propose(step.node, PutChannel(reset.channel, info, uids, True, reset.number, True, reset.parts))
 
     def _sync(self, step: Step) -> None:
         before = self.model.pending(step.uid)
@@ -281,6 +407,8 @@ class World:
                     seen.append(("started", *msgspec.structs.astuple(effect)))
                 case SessionEnded():
                     seen.append(("ended", *msgspec.structs.astuple(effect)))
+                case NodeEnded():
+                    seen.append(("gone", effect.node, effect.incarnation))
                 case Propagate():
                     command = _decode_command(effect.command)
                     self.copies.append(command)
@@ -298,6 +426,10 @@ class World:
         assert self.state.settings == self.model.settings
         owed_now = [(record.version, record.target, _decode_command(record.command)) for record in owed(self.state)]
         same(sorted(map(repr, owed_now)), sorted(map(repr, self.model.owed.values())))
+        same(table(self.state), dict(sorted(self.model.nodes.items())))
+        for node, sender in self.streams.items():
+            stream = self.state.streams[node]
+            same((stream.incarnation, stream.last, stream.ended), (sender.incarnation, sender.last, sender.over))
         audit(self.state)
 
     def _check_channel(self, channel_id: ChannelId, random: Random) -> None:
@@ -392,8 +524,19 @@ def compare_effects(seen: list[Seen], expected: list[Seen]) -> None:
     same(split(seen), split(expected))
 
 
+def audit_memory(state: State) -> None:
+    """What is kept in memory is what somebody reads who begins with the rows: after a restart, after a snapshot."""
+    fresh = State(state.slot, state.view, head_limit=0)
+    same(state.streams, fresh.streams)
+    same((state.settings, state.system_uids, state.send_banned), (fresh.settings, fresh.system_uids, fresh.send_banned))
+    same(state.slot_row, fresh.slot_row)
+    for part, head in state._heads.items():
+        same(head, fresh.head(part))
+
+
 def audit(state: State) -> None:
     """What must hold among the rows themselves, whatever happened before."""
+    audit_memory(state)
     rows = dict(state.view.scan(b""))
     by_user: dict[bytes, int] = {}
     users = 0
@@ -462,9 +605,28 @@ def _random_step(random: Random) -> Step:
         return Step("deliver", node, tick_ms, number=random.choice((-1, -1, -1, -2, random.randrange(100))))
     if draw < 0.95:
         return Step("sync", node, tick_ms, number=random.choice((1, 2, 3, 10)), uid=random.choice(UIDS))
+    if draw < 0.96:
+        return Step("entry", node, tick_ms, packs=_packs(random))
+    if draw < 0.975:
+        reset = PutChannel(random.choice(CHANNELS[2:4]), None, _uids(random))
+        return Step("reset", random.choice(NODES[:2]), tick_ms, reset, random.randrange(4))
+    if draw < 0.985:
+        kind = random.choice(("gone", "late", "late"))
+        return Step(kind, node, tick_ms, number=random.randrange(42))
     kind = random.choice(("reborn", "again", "again", "ghost", "gap", "forget", "restart", "check", "close"))
     number = random.randrange(1 << 20) if kind == "check" else random.randrange(4)
     return Step(kind, node, tick_ms, random_command(random) if kind in ("ghost", "gap") else None, number)
+
+
+def _packs(random: Random) -> tuple[tuple[int, tuple[Command, ...]], ...]:
+    """Of several nodes, some of them more than once, and with the end of one among them now and then."""
+    packs = []
+    for _ in range(random.randint(2, 4)):
+        commands = [random_command(random) for _ in range(random.randint(1, 3))]
+        if random.random() < 0.1:
+            commands.insert(random.randrange(3), NodeGone(random.choice(NODES), 1 + 3 * random.randrange(4)))
+        packs.append((random.choice(NODES), tuple(commands)))
+    return tuple(packs)
 
 
 def random_settings(random: Random) -> Command:
@@ -475,7 +637,7 @@ def random_settings(random: Random) -> Command:
         idempotency_retention_ms=random.choice((5_000, 20_000)),
         no_persist_idempotency_retention_ms=random.choice((2_000, 8_000)),
     )
-    return PutSettings(encode(settings))
+    return PutSettings(encode(settings), random.random() < 0.3)
 
 
 def random_command(random: Random) -> Command:
@@ -531,7 +693,8 @@ def _put_channel(random: Random) -> Command:
         return PutChannel(_owner(random), info)
     reset = random.random() < 0.25
     staged = random.randrange(3) if reset else 0
-    return PutChannel(_channel(random), info, _uids(random, 6), reset, staged, random.random() < 0.9)
+    parts = random.choice((0, 0, 1, 2))
+    return PutChannel(_channel(random), info, _uids(random, 6), reset, staged, random.random() < 0.9, parts)
 
 
 def _update_list(random: Random) -> Command:
@@ -565,7 +728,7 @@ _USERS = ("alice", "plumless", VISITOR)
 _MAKERS: tuple[Callable[[Random], Command], ...] = (
     _append,
     _put_channel,
-    lambda r: StageMembers(_channel(r), r.randint(1, 2), _uids(r)),
+    lambda r: StageMembers(_channel(r), r.randint(1, 2), _uids(r), r.choice((0, 0, 1, 1, 2))),
     lambda r: RemoveMembers(_channel(r), _uids(r)),
     lambda r: RemoveAllMembers(_channel(r)),
     lambda r: Disband(_owner(r) if r.random() < 0.3 else _channel(r)),
@@ -583,8 +746,11 @@ _MAKERS: tuple[Callable[[Random], Command], ...] = (
     lambda r: TakeSync(r.choice(UIDS)),
     random_settings,
     lambda r: UpdateSystemUids(r.choice((0, 1)), [r.choice(("ab", "plumless"))]),
+    lambda r: PutNode(r.randint(1, 3), NodeRow(r.choice(("a:1", "b:2")), r.randrange(3), "", r.random() < 0.2)),
+    lambda r: DropNode(r.randint(1, 3)),
+    lambda r: ForgetNode(r.randint(1, 3)),
 )
-_WEIGHTS = (420, 100, 20, 60, 10, 8, 90, 60, 40, 24, 5, 80, 10, 4, 6, 6, 3, 6)
+_WEIGHTS = (420, 100, 20, 60, 10, 8, 90, 60, 40, 24, 5, 80, 10, 4, 6, 6, 3, 6, 4, 3, 2)
 
 
 # -- shrinking --

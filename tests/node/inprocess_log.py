@@ -16,6 +16,11 @@ class InProcessLog:
         self.hold = False
         self.entries: list[Committed] = []
         self._indexes: dict[int, int] = {}
+        for slot in range(node.slot_count):
+            node.leadership(slot, node.node_id, 1)
+
+    def accepts(self, group: int) -> bool:
+        return True
 
     def wake(self) -> None:
         if not self._due:

@@ -394,7 +394,7 @@ async def test_settings_of_the_file_are_in_force_after_a_crash_in_the_middle_of_
     again = await Room(store.reopen()).start()
     server = Server.__new__(Server)
     server.config, server.node = config, again.node
-    await server._enter_settings()
+    await server._enter_settings(alone=True)
     await quiet(again)
     assert [state.settings for state in again.node.states] == [file] * 16
 

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from wukong.raft.config import RaftConfig
-from wukong.raft.log import GroupLog, Record
+from wukong.raft.log import Change, GroupLog, Member, Record
 from wukong.raft.rawnode import RawNode
 
 Message = dict[str, Any]
@@ -18,13 +18,19 @@ Message = dict[str, Any]
 CONFIG = RaftConfig(heartbeat_ms=100, election_min_ms=400, election_max_ms=1400, quorum_timeout_ms=1500)
 
 
+def voters(*nodes: int) -> tuple[Member, ...]:
+    """Voters with disk 0."""
+    return tuple(Member(node, 0, True) for node in nodes)
+
+
 class Hand:
     """One replica: its RawNode, its disk, what it applied, whether its disk answers at once."""
 
-    def __init__(self, cluster: "HandCluster", node_id: int, records: Iterable[Record] = ()) -> None:
+    def __init__(self, cluster: "HandCluster", node_id: int, disk_number: int = 0) -> None:
         self.cluster = cluster
         self.node_id = node_id
-        self.disk: list[Record] = list(records)
+        self.disk_number = disk_number
+        self.disk: list[Record] = []
         self.applied: list[tuple[int, bytes]] = []
         self.position = (0, 0)
         self.disk_answers = True
@@ -40,8 +46,8 @@ class Hand:
         for record in self.disk:
             log.replay(record)
         log.end_replay()
-        if not log.voters():
-            log.set_members(self.cluster.voters)
+        if not log.members:
+            log.set_members(voters(*self.cluster.voters))
         self.raw = RawNode(
             node_id=self.node_id,
             log=log,
@@ -49,6 +55,7 @@ class Hand:
             config=self.cluster.config,
             rng=self.rng,
             now=self.cluster.now,
+            disk=self.disk_number,
         )
 
     def pump(self) -> None:
@@ -154,7 +161,7 @@ class HandCluster:
     def forget_leases(self) -> None:
         """Enough time has passed for everybody to vote."""
         for hand in self.nodes.values():
-            hand.raw._filter._heard_at = float("-inf")
+            hand.raw._filter.heard_at = float("-inf")
 
     def elect(self, node: int, voters: Iterable[int] | None = None) -> None:
         """The node stands for election and wins with these voters; nobody else hears of it."""
@@ -213,6 +220,16 @@ class HandCluster:
                 self.nodes[other].raw.connected(hand.node_id)
         hand.pump()
         return hand
+
+    def join(self, node: int, disk_number: int = 0) -> Hand:
+        """A blank node comes up: one that is new, or one that has lost its disk."""
+        return self.restart(Hand(self, node, disk_number))
+
+    def change(self, leader: int, kind: str, node: int, disk: int = 0) -> None:
+        """The leader makes a membership change and everybody hears of it."""
+        assert self.nodes[leader].raw.change_members(Change(kind, node, disk))
+        self.nodes[leader].pump()
+        self.settle()
 
     def reconnect(self, a: int, b: int) -> None:
         """A connection breaks, what was on it is lost, and it comes back."""

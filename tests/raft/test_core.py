@@ -15,7 +15,7 @@ import pysyncobj.syncobj as syncobj
 import pytest
 from pysyncobj.version import VERSION
 
-from tests.raft.hand_cluster import CONFIG, HandCluster
+from tests.raft.hand_cluster import CONFIG, HandCluster, voters
 from wukong.raft.core import PRIVATE_NAMES, PYSYNCOBJ_VERSION, SYNCOBJ_SHA256, RaftGroup
 from wukong.raft.log import Change, GroupLog
 
@@ -37,9 +37,9 @@ def test_every_private_name_that_is_touched_exists_and_is_listed() -> None:
         assert f"def __{name}(" in core, name
 
 
-def group(node_id: int = 1, voters: tuple[int, ...] = (1,)) -> RaftGroup:
+def group(node_id: int = 1, others: tuple[int, ...] = ()) -> RaftGroup:
     log = GroupLog(0)
-    log.set_members(voters)
+    log.set_members(voters(node_id, *others))
     return RaftGroup(node_id, log, 1, CONFIG, random.Random(0), 0.0)
 
 
@@ -64,7 +64,7 @@ def test_nothing_is_pickled_by_a_cluster_at_work(monkeypatch: pytest.MonkeyPatch
     cluster.settle()
     cluster.propose(1, b"a", b"x" * 200_000)
     cluster.settle()
-    assert cluster[1].raw.change_members(Change("add", 4))
+    assert cluster[1].raw.change_members(Change("learn", 4))
     cluster.settle()
     assert cluster[2].values == [b"a", b"x" * 200_000]
 
@@ -85,7 +85,7 @@ def test_the_core_keeps_no_snapshot_of_its_own() -> None:
 def test_election_times_are_drawn_from_the_given_source() -> None:
     def times(seed: int) -> list[float]:
         log = GroupLog(0)
-        log.set_members((1, 2, 3))
+        log.set_members(voters(1, 2, 3))
         raft = RaftGroup(1, log, 1, CONFIG, random.Random(seed), 0.0)
         return [raft._SyncObj__generateRaftTimeout() for _ in range(5)]
 

@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from tests.raft.hand_cluster import voters
 from wukong.raft.filter import Message, MessageFilter
 from wukong.raft.log import GroupLog
 from wukong.raft.reads import ReadRounds
@@ -15,7 +16,7 @@ class StubCore:
     def __init__(self, *, term: int = 3, leader: bool = False, last: int = 8) -> None:
         self.node_id = 1
         self.log = GroupLog(0)
-        self.log.set_members((1, 2, 3))
+        self.log.set_members(voters(1, 2, 3))
         for index in range(2, last + 1):
             self.log.add(b"\x00", index, 1 if index < 6 else 2)
         self.log.take_records()
@@ -25,6 +26,8 @@ class StubCore:
         self.term = term
         self.commit_index = 4
         self.peers: dict[int, Any] = {2: None, 3: None}
+        self.learners: dict[int, Any] = {}
+        self.may_vote = self.may_campaign_itself = True
         self.next: dict[int, int] = {2: 9, 3: 9}
         self.delivered: list[tuple[int, Message]] = []
         self.windows: list[tuple[str, int]] = []
@@ -43,6 +46,12 @@ class StubCore:
 
     def keep_next_index(self, node: int, index: int) -> None:
         self.next[node] = max(self.next[node], index)
+
+    def learner_has(self, node: int, index: int) -> None:
+        self.windows.append(("learner has", index))
+
+    def learner_asks(self, node: int, index: int) -> None:
+        self.windows.append(("learner asks", index))
 
 
 class Bench:

@@ -4,6 +4,7 @@ import random
 
 import pytest
 
+from tests.raft.hand_cluster import voters
 from wukong.raft.log import (
     ENTRY,
     HARD_STATE,
@@ -23,7 +24,7 @@ from wukong.raft.log import (
 
 def filled(last: int, term: int = 1) -> GroupLog:
     log = GroupLog(0)
-    log.set_members((1, 2, 3))
+    log.set_members(voters(1, 2, 3))
     for index in range(2, last + 1):
         log.add(b"\x00%d" % index, index, term)
     return log
@@ -102,7 +103,7 @@ def test_trimming_remembers_the_members_and_only_what_is_behind_the_base() -> No
     log.take_records()
     log.trim(4)
     assert [record.kind for record in log.take_records()] == [TRIM, MEMBERS]
-    assert log.members == log.voters() == (1, 2, 3, 9)
+    assert log.members == log.members_now() == voters(1, 2, 3, 9)
     assert log.entry_bytes == 5
     log.trim(2)
     assert log.base_index == 4
@@ -112,7 +113,7 @@ def test_trimming_remembers_the_members_and_only_what_is_behind_the_base() -> No
 
 def test_a_snapshot_replaces_a_log_that_does_not_agree_with_it() -> None:
     log = filled(5)
-    log.finish_install(Snapshot(4, 2, (1, 2)))
+    log.finish_install(Snapshot(4, 2, voters(1, 2)))
     assert [(index, term) for _, index, term in log] == [(4, 2)]
     assert log.durable_index == 4
 
@@ -129,7 +130,7 @@ def test_changes_survive_their_encoding_and_nothing_else_passes() -> None:
 def test_replaying_the_records_builds_the_same_log(seed: int) -> None:
     rng = random.Random(seed)
     log = GroupLog(0)
-    log.set_members((1, 2, 3))
+    log.set_members(voters(1, 2, 3))
     records: list[Record] = []
     term = 1
     for _ in range(120):
@@ -147,7 +148,7 @@ def test_replaying_the_records_builds_the_same_log(seed: int) -> None:
         elif draw < 0.9:
             log.add(encode_change(Change(rng.choice(("add", "rem")), rng.randint(1, 6))), log.last_index + 1, term)
         elif draw < 0.93:
-            snapshot = Snapshot(log.last_index + rng.randint(-1, 5), term, (1, 2))
+            snapshot = Snapshot(log.last_index + rng.randint(-1, 5), term, voters(1, 2))
             if snapshot.index > log.base_index:
                 log.begin_install(snapshot)
                 log.finish_install(snapshot)
@@ -196,11 +197,11 @@ def test_records_that_contradict_the_log_are_refused(record: Record) -> None:
 
 def test_an_intent_is_kept_until_the_log_was_reset() -> None:
     log = filled(3)
-    log.begin_install(Snapshot(40, 2, (1, 2)))
+    log.begin_install(Snapshot(40, 2, voters(1, 2)))
     records = log.take_records()
     assert records[-1].kind == INSTALL
     again = rebuilt(records)
-    assert again.intent == Snapshot(40, 2, (1, 2))
+    assert again.intent == Snapshot(40, 2, voters(1, 2))
     assert rebuilt(again.state_records(entries=True)).intent == again.intent
-    log.finish_install(Snapshot(40, 2, (1, 2)))
+    log.finish_install(Snapshot(40, 2, voters(1, 2)))
     assert rebuilt(records + log.take_records()).intent is None

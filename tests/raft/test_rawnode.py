@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from tests.raft.hand_cluster import CONFIG, HandCluster
+from tests.raft.hand_cluster import CONFIG, HandCluster, voters
 from wukong.errors import DataError, NotLeader
 from wukong.raft.config import RaftConfig
-from wukong.raft.log import ENTRY, HARD_STATE, RESET, TRIM, Change, GroupLog, Record, Snapshot
+from wukong.raft.log import ENTRY, HARD_STATE, RESET, TRIM, Change, GroupLog, Member, Record, Snapshot
 from wukong.raft.rawnode import RawNode
 
 
@@ -185,7 +185,7 @@ def test_3a_a_follower_applies_only_what_is_on_its_own_disk() -> None:
 
 def lone_node(seed: int = 0) -> RawNode:
     log = GroupLog(0)
-    log.set_members((1,))
+    log.set_members(voters(1))
     node = RawNode(node_id=1, log=log, applied=(0, 0), config=CONFIG, rng=random.Random(seed), now=5.0)
     node.persisted(node.ready().seq)
     return node
@@ -409,7 +409,7 @@ def test_7a_a_heartbeat_does_not_commit_a_tail_that_was_not_verified() -> None:
 
 def test_7b_a_snapshot_that_was_not_installed_is_not_acknowledged() -> None:
     cluster = led_by_one()
-    snapshot = Snapshot(50, 1, (1, 2, 3))
+    snapshot = Snapshot(50, 1, voters(1, 2, 3))
     assert cluster[2].raw.begin_install(1, 1, snapshot)
     cluster[2].pump()
     cluster.waiting(2, 1).clear()
@@ -423,7 +423,7 @@ def test_7c_an_old_snapshot_is_answered_and_thrown_away() -> None:
     cluster = led_by_one()
     cluster.propose(1, b"a", b"b", b"c")
     cluster.settle()
-    assert not cluster[2].raw.begin_install(1, 1, Snapshot(4, 1, (1, 2, 3)))
+    assert not cluster[2].raw.begin_install(1, 1, Snapshot(4, 1, voters(1, 2, 3)))
     cluster[2].pump()
     assert cluster.waiting(2, 1)[-1]["next_node_idx"] == 5
     assert cluster[2].entries == [(2, 1), (3, 1), (4, 1), (5, 1)]
@@ -436,7 +436,7 @@ def test_7c_a_snapshot_keeps_the_tail_that_agrees_with_it() -> None:
     for message in list(cluster.links[1, 2]):
         cluster[2].raw.step(1, message | {"commit_index": 2})
     cluster[2].pump()
-    snapshot = Snapshot(4, 1, (1, 2, 3))
+    snapshot = Snapshot(4, 1, voters(1, 2, 3))
     assert cluster[2].raw.begin_install(1, 1, snapshot)
     cluster[2].pump()
     cluster[2].raw.finish_install(1, snapshot)
@@ -469,7 +469,7 @@ def test_7_a_follower_that_needs_trimmed_entries_catches_up_through_a_snapshot()
 def test_7d_a_crash_between_state_and_log_of_an_installation_is_finished_at_the_next_start() -> None:
     cluster = led_by_one()
     hand = cluster[3]
-    assert hand.raw.begin_install(1, 1, Snapshot(50, 1, (1, 2, 3)))
+    assert hand.raw.begin_install(1, 1, Snapshot(50, 1, voters(1, 2, 3)))
     hand.pump()
     cluster.crash(3)
     hand.position = (50, 1)  # the state was replaced; the log was not told
@@ -481,7 +481,7 @@ def test_7d_a_crash_between_state_and_log_of_an_installation_is_finished_at_the_
 def test_7d_an_installation_that_did_not_reach_the_state_is_forgotten() -> None:
     cluster = led_by_one()
     hand = cluster[3]
-    assert hand.raw.begin_install(1, 1, Snapshot(50, 1, (1, 2, 3)))
+    assert hand.raw.begin_install(1, 1, Snapshot(50, 1, voters(1, 2, 3)))
     hand.pump()
     cluster.restart(cluster.crash(3))
     cluster.propose(1, b"a")
@@ -495,7 +495,7 @@ def test_7d_an_installation_that_did_not_reach_the_state_is_forgotten() -> None:
 )
 def test_7d_a_state_that_does_not_fit_the_log_is_refused(applied: tuple[int, int], text: str) -> None:
     log = GroupLog(7)
-    log.set_members((1,))
+    log.set_members(voters(1))
     for index in (2, 3, 4):
         log.add(b"\x00x", index, 1)
     log.take_records()
@@ -529,14 +529,15 @@ def test_7g_a_follower_behind_the_log_costs_one_heartbeat_per_period() -> None:
 def test_9a_a_second_membership_change_waits_until_the_first_is_committed() -> None:
     cluster = led_by_one()
     raw = cluster[1].raw
-    assert raw.change_members(Change("add", 4))
-    assert not raw.change_members(Change("add", 5))
-    assert raw.voters == (1, 2, 3, 4)
+    assert raw.change_members(Change("learn", 4))
+    assert not raw.change_members(Change("learn", 5))
+    assert raw.log.learners() == (4,)
     cluster[1].pump()
     cluster.settle()
-    assert raw.change_members(Change("add", 5))
+    assert raw.change_members(Change("learn", 5))
     cluster.settle()
-    assert cluster[2].raw.voters == (1, 2, 3, 4, 5)
+    assert cluster[2].raw.log.learners() == (4, 5)
+    assert cluster[2].raw.voters == (1, 2, 3)
 
 
 def test_9a_a_new_leader_changes_members_only_after_an_entry_of_its_own() -> None:
@@ -544,24 +545,26 @@ def test_9a_a_new_leader_changes_members_only_after_an_entry_of_its_own() -> Non
     cluster.elect(1)
     for pair in ((1, 2), (1, 3)):
         cluster.waiting(*pair).clear()
-    assert not cluster[1].raw.change_members(Change("add", 4))
+    assert not cluster[1].raw.change_members(Change("learn", 4))
     cluster.settle()
-    assert cluster[1].raw.change_members(Change("add", 4))
+    assert cluster[1].raw.change_members(Change("learn", 4))
 
 
-def test_9b_after_a_restart_the_voters_are_those_of_the_last_change_in_the_log() -> None:
+def test_9b_after_a_restart_the_members_are_those_of_the_last_change_in_the_log() -> None:
     cluster = led_by_one()
-    cluster[1].raw.change_members(Change("add", 4))
+    cluster[1].raw.change_members(Change("learn", 4, 77))
     cluster[1].pump()
     cluster.deliver_all()
     assert cluster[2].raw.commit_index == 2  # not committed as far as node 2 knows
     cluster.restart(cluster.crash(2))
-    assert cluster[2].raw.voters == (1, 2, 3, 4)
+    assert cluster[2].raw.members == (*voters(1, 2, 3), Member(4, 77, False))
 
 
 def test_9b_a_change_that_is_trimmed_is_remembered_and_one_that_is_truncated_is_undone() -> None:
     cluster = led_by_one()
-    cluster[1].raw.change_members(Change("add", 4))
+    cluster.join(4)
+    cluster.change(1, "learn", 4)
+    cluster.change(1, "add", 4)
     cluster.propose(1, b"a")
     cluster.settle()
     cluster[1].raw.trim(cluster[1].position[0])
@@ -627,10 +630,18 @@ def test_a_lone_voter_can_grow_to_a_majority_of_two() -> None:
     cluster.tick(1)
     cluster.propose(1, b"a")
     assert cluster[1].values == [b"a"]
-    assert cluster[1].raw.change_members(Change("add", 2))
+    cluster.join(2)
+    cluster.change(1, "learn", 2)
     cluster.propose(1, b"b")
+    assert cluster[1].values == [b"a", b"b"]  # a learner is not asked
+    cluster.change(1, "add", 2)
+    cluster.isolate(2)
+    cluster.propose(1, b"c")
     cluster.tick(1)
-    assert cluster[1].values == [b"a"]  # node 2 has to say so
+    assert cluster[1].values == [b"a", b"b"]  # node 2 has to say so
+    cluster.mend()
+    cluster.settle()
+    assert cluster[1].values == cluster[2].values == [b"a", b"b", b"c"]
 
 
 # -- 10, 11, 12

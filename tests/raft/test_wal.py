@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from tests.raft.hand_cluster import voters
 from wukong.errors import DataError
 from wukong.raft.log import NO_OP_COMMAND, GroupLog
 from wukong.raft.wal import Wal, decode_records, encode_records, find_record
@@ -58,7 +59,7 @@ def segments(path: Path) -> list[str]:
 def test_groups_come_back_with_entries_term_vote_and_members(tmp_path: Path) -> None:
     wal = open_wal(tmp_path / "wal")
     for group, log in enumerate(wal.logs):
-        log.set_members((1, 2 + group))
+        log.set_members(voters(1, 2 + group))
         log.setCurrentTerm(5 + group, 2)
         add(wal, group, b"a" * group, b"b")
     put(wal)

@@ -166,6 +166,89 @@ def test_a_checkpoint_onto_something_that_exists_is_refused(backend: Backend) ->
     store.write({b"still": b"working"})
 
 
+def test_a_view_shows_its_moment_whatever_happens_to_the_rows_later(backend: Backend) -> None:
+    store = backend.store
+    before = {b"%06d" % number: b"%d" % number * 20 for number in range(3000)}
+    store.write(before)
+    view = store.snapshot(b"\xff")
+    store.write({b"000000": b"changed", b"000001": None, b"0000015": b"new"})
+    store.delete_range(b"000100", b"003000")
+    for number in range(20):  # enough for the small buffers to be flushed and compacted
+        store.write({b"%06d" % key: b"later" * 20 + b"%d" % number for key in range(500)})
+    store.flush()
+    assert (view.get(b"000000"), view.get(b"000001"), view.get(b"0000015")) == (b"0" * 20, b"1" * 20, None)
+    assert view.get(b"000200") == b"200" * 20
+    assert view.scan(b"", b"\xff") == sorted(before.items())
+    view.close()
+    assert store.get(b"0000015") == b"new"
+    assert store.get(b"002000") is None
+
+
+def test_a_view_ends_where_it_was_told_to(store: Store) -> None:
+    store.write({bytes([letter]): b"" for letter in b"abcdef"})
+    view = store.snapshot(b"d")
+    assert [key for key, _ in view.scan(b"b", b"f")] == [b"b", b"c"]
+    assert (view.get(b"c"), view.get(b"d")) == (b"", None)
+
+
+def test_a_view_is_read_in_slices_bounded_by_rows_and_bytes(store: Store) -> None:
+    store.write({b"a": b"1" * 9, b"b": b"2" * 9, b"c": b"3" * 99, b"d": b"4", b"e": b"5"})
+    view = store.snapshot(b"\xff")
+    assert [key for key, _ in view.scan(b"a", b"z", limit=2)] == [b"a", b"b"]
+    assert view.scan(b"a", b"z", limit=0) == []
+    assert [key for key, _ in view.scan(b"a", b"z", limit_bytes=20)] == [b"a", b"b"]
+    assert [key for key, _ in view.scan(b"a", b"z", limit_bytes=19)] == [b"a"]
+    assert [key for key, _ in view.scan(b"b\0", b"z", limit_bytes=20)] == [b"c"], "a larger row comes alone"
+    assert [key for key, _ in view.scan(b"c\0", b"e", limit_bytes=100)] == [b"d"]
+    assert view.scan(b"z", b"a") == []
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_slices_and_look_ups_in_any_order_agree_with_a_dict(store: Store, seed: int) -> None:
+    print(f"seed {seed}")
+    chance = random.Random(seed)
+    model = {some_key(chance): chance.randbytes(chance.choice((0, 10, 200))) for _ in range(400)}
+    store.write(model)
+    view = store.snapshot(b"\xff" * 8)
+    store.delete_range(b"", b"\xff" * 8)
+    behind = b""
+    for _ in range(600):
+        if chance.random() < 0.2:
+            key = some_key(chance)
+            assert view.get(key) == model.get(key)
+            continue
+        start, end = (
+            (behind if chance.random() < 0.5 else some_key(chance)),
+            chance.choice((some_key(chance), b"\xff" * 8)),
+        )
+        limit, limit_bytes = chance.choice((None, 0, 1, 3, 50)), chance.choice((None, 1, 50, 500))
+        expected: Rows = []
+        size = 0
+        for key, value in model_scan(model, start, end, limit, False):
+            size += len(key) + len(value)
+            if expected and limit_bytes is not None and size > limit_bytes:
+                break
+            expected.append((key, value))
+        assert view.scan(start, end, limit=limit, limit_bytes=limit_bytes) == expected
+        if expected:
+            behind = expected[-1][0] + b"\0"
+
+
+def test_a_view_that_was_closed_is_refused_and_closing_the_store_closes_its_views(backend: Backend) -> None:
+    store = backend.store
+    store.write({b"a": b"1"})
+    closed, open_one = store.snapshot(b"b"), store.snapshot(b"b")
+    closed.close()
+    closed.close()
+    with pytest.raises(RuntimeError, match="the view is closed"):
+        closed.get(b"a")
+    assert open_one.get(b"a") == b"1"
+    backend.reopen()
+    with pytest.raises(RuntimeError, match="the view is closed"):
+        open_one.scan(b"a", b"b")
+    open_one.close()
+
+
 def test_a_closed_store_refuses_everything_but_a_second_close(store: Store) -> None:
     store.write({b"a": b"1"})
     store.close()
@@ -184,3 +267,5 @@ def test_a_closed_store_refuses_everything_but_a_second_close(store: Store) -> N
         store.flush()
     with pytest.raises(RuntimeError, match="closed"):
         store.checkpoint("/nowhere/at all")
+    with pytest.raises(RuntimeError, match="closed"):
+        store.snapshot(b"b")

@@ -1,5 +1,8 @@
 """Generations: a slot is always in one whole generation, whatever was lost and wherever the process ended."""
 
+import threading
+from pathlib import Path
+
 import pytest
 
 from tests.store.conftest import Backend
@@ -7,6 +10,7 @@ from wukong.store.generations import META_PREFIX, Generations, slot_prefix
 from wukong.store.interface import Store
 from wukong.store.memory import MemoryStore
 from wukong.store.overlay import prefix_end
+from wukong.store.rocks import RocksStore
 
 APPLIED = META_PREFIX + b"applied"
 
@@ -109,6 +113,40 @@ def test_only_the_staged_generation_can_be_flipped_to(store: Store) -> None:
     generations.stage(5)
     with pytest.raises(ValueError, match="not staged"):
         generations.flip(5, old)
+
+
+def test_the_stages_that_a_crash_left_are_known(backend: Backend) -> None:
+    generations = Generations(backend.store)
+    for slot in (7, 3):
+        generations.stage(slot)
+    generations.flip(7, 1)
+    assert Generations(backend.reopen()).staged_slots() == [3]
+
+
+def test_a_flip_in_another_thread_leaves_no_old_prefix_behind_and_writes_go_on(tmp_path: Path) -> None:
+    store = RocksStore(tmp_path / "db")
+    generations = Generations(store)
+    ended = threading.Event()
+
+    def install() -> None:
+        try:
+            for _ in range(200):
+                generations.flip(1, generations.stage(1))
+        finally:
+            ended.set()
+
+    thread = threading.Thread(target=install)
+    thread.start()
+    written = 0
+    while not ended.is_set():
+        written += 1
+        store.write({generations.prefix(2) + b"%06d" % written: b""})
+        # An old one is given out for a moment at most.
+        assert slot_prefix(1, 0) <= generations.prefix(1) <= slot_prefix(1, 200)
+    thread.join(10)
+    assert (generations.current(1), generations.prefix(1)) == (200, slot_prefix(1, 200))
+    assert len(rows(store, 2, 0)) == written
+    store.close()
 
 
 def test_the_current_generation_can_not_be_dropped(store: Store) -> None:

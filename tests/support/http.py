@@ -33,8 +33,12 @@ NO_ANSWER = (aiohttp.ClientError, TimeoutError, ConnectionError)
 
 
 class Api:
-    def __init__(self, url: str, session: aiohttp.ClientSession) -> None:
+    """fence_slots: how many slots have an order of their own, so that a fence has to go through each (wire.fence); on a
+    single node all have one."""
+
+    def __init__(self, url: str, session: aiohttp.ClientSession, *, fence_slots: int = 1) -> None:
         self.url = url
+        self.fence_slots = fence_slots
         self._session = session
 
     async def post(self, path: str, body: Any = None) -> Any:

@@ -15,6 +15,7 @@ from aiohttp import web
 from wukong.api import answers
 from wukong.api.body import BodyError
 from wukong.api.channels import ChannelRoutes
+from wukong.api.cluster import ClusterRoutes
 from wukong.api.conversations import ConversationRoutes
 from wukong.api.messages import MessageRoutes
 from wukong.api.metrics import COUNTER, GAUGE, Figure, MetricsRoutes, registry_of
@@ -23,6 +24,7 @@ from wukong.api.system import Addresses, SystemRoutes
 from wukong.api.users import UserRoutes
 from wukong.errors import RequestRefused, Unavailable
 from wukong.limits import DEFAULT_HTTP_BODY_BYTES
+from wukong.service.cluster import ClusterAdmin
 from wukong.service.usecases import UseCases
 
 log = logging.getLogger(__name__)
@@ -121,8 +123,15 @@ class _Gate:
         ]
 
 
-def build_app(use_cases: UseCases, options: ApiOptions, *, more_routes: Iterable[web.RouteDef] = ()) -> web.Application:
-    """The application with every route of this node's API. more_routes: of parts that are not always there."""
+def build_app(
+    use_cases: UseCases,
+    options: ApiOptions,
+    *,
+    cluster: ClusterAdmin | None = None,
+    more_routes: Iterable[web.RouteDef] = (),
+) -> web.Application:
+    """The application with every route of this node's API. cluster: None for a node without one. more_routes: of parts
+    that are not always there."""
     gate = _Gate(options)
 
     @web.middleware
@@ -147,6 +156,7 @@ def build_app(use_cases: UseCases, options: ApiOptions, *, more_routes: Iterable
                 use_cases.messages, use_cases.command_sync, replica, command_sync_off=options.command_sync_off
             ).routes(),
             *ConversationRoutes(use_cases.conversations).routes(),
+            *(ClusterRoutes(cluster).routes() if cluster is not None else ()),
             *MetricsRoutes(registry_of([*options.figures, *gate.figures()])).routes(),
             *more_routes,
         ]

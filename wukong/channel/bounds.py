@@ -19,12 +19,16 @@ from wukong.channel.commands import (
     Append,
     CloseSession,
     Disband,
+    DropNode,
+    ForgetNode,
     ForgetOutbox,
     Hello,
+    NodeGone,
     OpenSession,
     Pack,
     PutChannel,
     PutCopy,
+    PutNode,
     PutSettings,
     QuitDevices,
     RememberSync,
@@ -40,7 +44,7 @@ from wukong.channel.commands import (
 from wukong.channel.copies import COPY_PAIR, COPY_SETTINGS, COPY_SYSTEM_UIDS, COPY_USER
 from wukong.channel.ids import ChannelId
 from wukong.channel.state import Settings
-from wukong.limits import DAY_MS, MAX_CHANNEL_TYPE, MAX_STRING_BYTES
+from wukong.limits import DAY_MS, MAX_CHANNEL_TYPE, MAX_NODE_ID, MAX_STRING_BYTES
 
 # So many characters fit whatever they are: UTF-8 has at most four bytes for one.
 _SHORT = MAX_STRING_BYTES // 4
@@ -51,6 +55,9 @@ _MAX_FLAGS = 0x0F
 _MAX_U32 = 0xFFFF_FFFF
 _MAX_NODE = 0xFFFF
 _MAX_I63 = 0x7FFF_FFFF_FFFF_FFFF
+_MAX_U64 = 0xFFFF_FFFF_FFFF_FFFF
+# Of a node: a host name has 255 bytes at most, and the whole table is told to everybody.
+_MAX_ADDRESS_BYTES = 1_024
 _MAX_RETENTION_MS = 3_650 * DAY_MS
 
 _decode_settings = msgspec.msgpack.Decoder(Settings).decode
@@ -129,10 +136,27 @@ def _byte(number: int) -> bool:
     return 0 <= number <= _MAX_BYTE
 
 
+def _node(node: int) -> bool:
+    return 0 < node <= MAX_NODE_ID
+
+
+def _put_node(c: PutNode) -> bool:
+    addresses = (c.row.addr, c.row.api_url)
+    return (
+        _node(c.node)
+        and 0 <= c.row.disk <= _MAX_U64
+        and all(len(address.encode()) <= _MAX_ADDRESS_BYTES for address in addresses)
+    )
+
+
 FITS: dict[type, Callable[[Any], bool]] = {
     Append: _append,
-    PutChannel: lambda c: _channel(c.channel) and _texts(c.add) and 0 <= c.staged <= _MAX_I63,
-    StageMembers: lambda c: _channel(c.channel) and _texts(c.uids) and 0 < c.staged <= _MAX_I63,
+    PutChannel: lambda c: (
+        _channel(c.channel) and _texts(c.add) and 0 <= c.staged <= _MAX_I63 and 0 <= c.parts <= _MAX_U32
+    ),
+    StageMembers: lambda c: (
+        _channel(c.channel) and _texts(c.uids) and 0 < c.staged <= _MAX_I63 and 0 <= c.part <= _MAX_U32
+    ),
     RemoveMembers: lambda c: _channel(c.channel) and _texts(c.uids),
     RemoveAllMembers: lambda c: _channel(c.channel),
     Disband: lambda c: _channel(c.channel),
@@ -154,4 +178,8 @@ FITS: dict[type, Callable[[Any], bool]] = {
     UpdateSystemUids: lambda c: 0 <= c.op <= OP_REMOVE and _texts(c.uids),
     PutCopy: _put_copy,
     ForgetOutbox: lambda c: all(0 <= outbox_id <= _MAX_I63 for outbox_id in c.ids),
+    NodeGone: lambda c: 0 <= c.node <= _MAX_NODE and 0 <= c.incarnation <= _MAX_I63,
+    PutNode: _put_node,
+    DropNode: lambda c: _node(c.node),
+    ForgetNode: lambda c: _node(c.node),
 }

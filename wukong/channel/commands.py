@@ -36,6 +36,16 @@ class ChannelInfo(msgspec.Struct, frozen=True, array_like=True, gc=False):
     allow_stranger: bool = False
 
 
+class NodeRow(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """A node that is wanted in the cluster. addr: where its links listen, as host:port. disk: the number of its data
+    directory, 0 while it is not known. api_url: for redirects and forwarding, "" for none. leaving: to be removed."""
+
+    addr: str
+    disk: int
+    api_url: str
+    leaving: bool = False
+
+
 class Append(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=1):
     """One message. `session` is the sending session's number on the origin node, 0 for none. `trusted`: sent by the
     back end, which passes the sender's permission checks (behaviour.md 5.3 row 4). `recipients`: exactly these uids."""
@@ -57,7 +67,9 @@ class Append(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=1):
 class PutChannel(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=2):
     """Create or update a channel. info None: created with all flags off when absent, else left alone.
     reset: the listed members (and those staged under `staged`) replace all others, in this one command.
-    chats False: joining makes no conversation (recipients of a temporary channel)."""
+    chats False: joining makes no conversation (recipients of a temporary channel).
+    parts: with reset and staged, the parts that must be there, numbered 1 to parts; if some are not, or others are,
+    what was staged under the number is dropped and nothing else changes: reason 15. 0: not looked at."""
 
     channel: ChannelId
     info: ChannelInfo | None = None
@@ -65,14 +77,17 @@ class PutChannel(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=2):
     reset: bool = False
     staged: int = 0
     chats: bool = True
+    parts: int = 0
 
 
 class StageMembers(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=3):
-    """A part of a large reset, without effect until a PutChannel with reset names the same `staged` number."""
+    """A part of a large reset, without effect until a PutChannel with reset names the same `staged` number. part: which
+    one, from 1; a repeat counts once. 0: it is not counted."""
 
     channel: ChannelId
     staged: int
     uids: list[str]
+    part: int = 0
 
 
 class RemoveMembers(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=4):
@@ -164,9 +179,11 @@ class TakeSync(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=16):
 
 
 class PutSettings(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=17):
-    """Authority slot 0: the cluster settings, to be copied to every slot."""
+    """Authority slot 0: the cluster settings, to be copied to every slot. initial: only if there are none yet; else
+    nothing changes, and the reply has the version of those that count, with `duplicate`."""
 
     settings: bytes
+    initial: bool = False
 
 
 class UpdateSystemUids(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=18):
@@ -192,6 +209,34 @@ class ForgetOutbox(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=2
     ids: list[int]
 
 
+class NodeGone(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=21):
+    """The node's incarnation is over in this slot, sessions and all, and its packs are fenced from here on. Nothing
+    changes unless it is the current one. A node may end its own: what follows in its stream is fenced as well."""
+
+    node: int
+    incarnation: int
+
+
+class PutNode(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=22):
+    """Authority slot 0: a wanted node, or its new address. A leaving node stays leaving unless it comes with another
+    disk. Reason 15 for one node too many."""
+
+    node: int
+    row: NodeRow
+
+
+class DropNode(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=23):
+    """Authority slot 0: the node is to leave. Nothing happens to an unknown one."""
+
+    node: int
+
+
+class ForgetNode(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=24):
+    """Authority slot 0: the node has left every group. Nothing happens to one that is not leaving."""
+
+    node: int
+
+
 Command = (
     Append
     | PutChannel
@@ -213,6 +258,10 @@ Command = (
     | UpdateSystemUids
     | PutCopy
     | ForgetOutbox
+    | NodeGone
+    | PutNode
+    | DropNode
+    | ForgetNode
 )
 
 

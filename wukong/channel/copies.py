@@ -33,6 +33,7 @@ from wukong.channel.state import (
 
 _decode_outbox = msgspec.msgpack.Decoder(tuple[int, str, bytes]).decode
 _decode_uid_list = msgspec.msgpack.Decoder(list[str]).decode
+_decode_put_copy = msgspec.msgpack.Decoder(PutCopy).decode
 
 COPY_USER = 1  # key [uid], value one byte of USER_* bits
 COPY_PAIR = 2  # key [stored pair id, owner uid, uid whose conversation to make or ""], value one byte of PAIR_* bits
@@ -51,10 +52,10 @@ def propagate(state: State, version: int, target: str, copy: PutCopy) -> None:
     state.effects.append(Propagate(version, outbox_id, target, command))
 
 
-def owed(state: State) -> list[Propagate]:
+def owed(state: State, *, limit: int | None = None) -> list[Propagate]:
     """What the outbox still owes, oldest first (after a restart or a change of leader)."""
     found = []
-    for key, row in state.scan(b"x", after(b"x")):
+    for key, row in state.scan(b"x", after(b"x"), limit=limit):
         version, target, command = _decode_outbox(row)
         found.append(Propagate(version, int.from_bytes(key[1:], "big"), target, command))
     return found
@@ -67,9 +68,23 @@ def forget_outbox(state: State, command: ForgetOutbox) -> Reply:
 
 
 def put_settings(state: State, command: PutSettings) -> Reply:
+    if command.initial and (decided := settings_version(state)):
+        return Reply(version=decided, duplicate=True)
     version = state.next_version()
     propagate(state, version, EVERY_SLOT, PutCopy(COPY_SETTINGS, version, [], command.settings))
     return Reply(version=version)
+
+
+def settings_version(state: State) -> int:
+    """The version of the settings that were last decided here (slot 0), 0 for none. Their home needs no row of its own:
+    from their command on they are owed, and they are forgotten only when this slot has its copy as well. Looks through
+    the whole outbox; a node asks once in a life."""
+    row = state.get(b"c")
+    version = 0 if row is None else _decode_copy(row)[0]
+    for record in owed(state):
+        if _decode_put_copy(record.command).kind == COPY_SETTINGS:
+            version = max(version, record.version)
+    return version
 
 
 def system_uids(state: State) -> list[str]:

@@ -70,6 +70,13 @@ class SessionEnded(msgspec.Struct, frozen=True, gc=False):
     close_after_ms: int = 0
 
 
+class NodeEnded(msgspec.Struct, frozen=True, gc=False):
+    """A node's incarnation is over in this slot: it has no session here any more, and its packs are fenced."""
+
+    node: int
+    incarnation: int
+
+
 class Propagate(msgspec.Struct, frozen=True, gc=False):
     """An outbox record: propose `command` (encoded) in target_slot, -1 for every slot; when all of this version are
     applied, ForgetOutbox."""
@@ -80,4 +87,4 @@ class Propagate(msgspec.Struct, frozen=True, gc=False):
     command: bytes
 
 
-Effect = FanOut | MembersChanged | SessionStarted | SessionEnded | Propagate
+Effect = FanOut | MembersChanged | SessionStarted | SessionEnded | NodeEnded | Propagate

@@ -11,19 +11,23 @@ from typing import Any
 
 import msgspec
 
-from wukong.channel import conversations, copies, members, messages, presence
+from wukong.channel import conversations, copies, members, messages, nodes, presence
 from wukong.channel.bounds import FITS, pack_fits
 from wukong.channel.commands import (
     AdvanceCommands,
     Append,
     CloseSession,
     Disband,
+    DropNode,
+    ForgetNode,
     ForgetOutbox,
     Hello,
+    NodeGone,
     OpenSession,
     Pack,
     PutChannel,
     PutCopy,
+    PutNode,
     PutSettings,
     QuitDevices,
     RememberSync,
@@ -74,13 +78,18 @@ _RULES: dict[type, Callable[[State, Any], Reply]] = {
     UpdateSystemUids: copies.update_system_uids,
     PutCopy: copies.put_copy,
     ForgetOutbox: copies.forget_outbox,
+    NodeGone: presence.node_gone,
+    PutNode: nodes.put_node,
+    DropNode: nodes.drop_node,
+    ForgetNode: nodes.forget_node,
 }
 
 
 class Outcome(msgspec.Struct, frozen=True, gc=False):
     """What one pack led to. first: counter of replies[0]. resend_from: the pack had a gap; nothing of it was applied
-    and the origin has to send again from this counter (0: no gap). fenced: its incarnation is over, or its numbers are
-    out of all bounds."""
+    and the origin has to send again from this counter (0: no gap). fenced: its incarnation is over, so the commands
+    without a reply are not applied and never will be; those with one are, up to the NodeGone that ended it. invalid:
+    its numbers are out of all bounds, nothing of it was applied."""
 
     node: int
     incarnation: int
@@ -88,18 +97,19 @@ class Outcome(msgspec.Struct, frozen=True, gc=False):
     replies: list[Reply]
     resend_from: int = 0
     fenced: bool = False
+    invalid: bool = False
 
 
 def apply_pack(state: State, index: int, pack: Pack) -> Outcome:
     """Apply a committed pack at a log index. Effects are appended to state.effects in order."""
     if not pack_fits(pack):
-        return Outcome(pack.node, pack.incarnation, pack.first, [], fenced=True)
+        return Outcome(pack.node, pack.incarnation, pack.first, [], invalid=True)
     stream = state.streams.get(pack.node)
     if stream is None or pack.incarnation > stream.incarnation:
         # A new incarnation ends the node's older ones here, but not before its first command, whose counter is 1:
         # a stream that only memory knows would be another one after a restart.
         stream = Stream(pack.incarnation)
-    elif pack.incarnation < stream.incarnation:
+    elif pack.incarnation < stream.incarnation or stream.ended:
         return Outcome(pack.node, pack.incarnation, pack.first, [], fenced=True)
     if pack.first > stream.last + 1:
         return Outcome(pack.node, pack.incarnation, pack.first, [], resend_from=stream.last + 1)
@@ -114,12 +124,17 @@ def apply_pack(state: State, index: int, pack: Pack) -> Outcome:
         kind = type(command)
         reply = _RULES[kind](state, command) if FITS[kind](command) else _OUT_OF_BOUNDS
         replies.append(reply)
+        stream.last += 1
         stream.replies.append(encode(reply))
+        if stream.ended:
+            # By this command. The rest is fenced, as it would be in a pack of its own.
+            break
+    if stream.ended:
+        _settle(stream, stream.last)
     _settle(stream, stream.done + len(stream.replies) - MAX_OPEN_REPLIES)
-    stream.last = max(stream.last, pack.first + len(pack.commands) - 1)
-    state.put(b"S" + pack.node.to_bytes(2, "big"), encode(stream))
+    state.put_stream(pack.node, stream)
     state.put_slot_row()
-    return Outcome(pack.node, pack.incarnation, pack.first, replies)
+    return Outcome(pack.node, pack.incarnation, pack.first, replies, fenced=len(replies) < len(pack.commands))
 
 
 def _settle(stream: Stream, done: int) -> None:

@@ -28,7 +28,7 @@ from wukong.channel.commands import (
 from wukong.channel.copies import COPY_PAIR, COPY_USER, propagate
 from wukong.channel.effects import MembersChanged
 from wukong.channel.ids import CUSTOMER_SERVICE, LIVE, PERSON, ChannelId, implicit_members, person_id
-from wukong.channel.permissions import PAIR_ALLOWED, PAIR_DENIED
+from wukong.channel.permissions import PAIR_ALLOWED, PAIR_DENIED, SYSTEM_ERROR
 from wukong.channel.state import (
     USER_SEND_BAN,
     Head,
@@ -47,6 +47,10 @@ _decode_times = msgspec.msgpack.Decoder(tuple[int, int]).decode
 def put_channel(state: State, command: PutChannel) -> Reply:
     channel = command.channel
     part = channel_part(channel)
+    if command.reset and command.staged and command.parts and not _is_staged(state, part, command):
+        # What is there is no half of anything any more: another reset dropped the rest, or it has been used up.
+        _drop_staged(state, part, command.staged)
+        return Reply(SYSTEM_ERROR)
     head = state.head(part)
     if head is None:
         head = Head(created_ms=state.now_ms)
@@ -91,14 +95,31 @@ def _clean(uids: list[str]) -> list[str]:
 
 
 def stage_members(state: State, command: StageMembers) -> Reply:
-    prefix = b"g" + channel_part(command.channel) + command.staged.to_bytes(8, "big")
+    suffix = channel_part(command.channel) + command.staged.to_bytes(8, "big")
     for uid in _clean(command.uids):
-        state.put(prefix + uid.encode(), b"")
+        state.put(b"g" + suffix + uid.encode(), b"")
+    if command.part:
+        state.put(b"G" + suffix + command.part.to_bytes(4, "big"), b"")
     return Reply()
 
 
+def _is_staged(state: State, part: bytes, command: PutChannel) -> bool:
+    """Whether exactly the parts 1 to command.parts are there."""
+    prefix = b"G" + part + command.staged.to_bytes(8, "big")
+    rows = state.scan(prefix, after(prefix), limit=command.parts + 1)
+    return len(rows) == command.parts and int.from_bytes(rows[-1][0][-4:], "big") == command.parts
+
+
+def _drop_staged(state: State, part: bytes, staged: int) -> None:
+    for kind in (b"g", b"G"):
+        prefix = kind + part + staged.to_bytes(8, "big")
+        for key, _ in state.scan(prefix, after(prefix)):
+            state.delete(key)
+
+
 def _take_staged(state: State, part: bytes, staged: int) -> list[str]:
-    prefix = b"g" + part + staged.to_bytes(8, "big")
+    number = staged.to_bytes(8, "big")
+    prefix = b"g" + part + number
     size = len(prefix)
     found = []
     # Whatever older resets of this channel left behind goes as well.
@@ -106,6 +127,8 @@ def _take_staged(state: State, part: bytes, staged: int) -> list[str]:
         state.delete(key)
         if key.startswith(prefix):
             found.append(key[size:].decode())
+    for key, _ in state.scan(b"G" + part, after(b"G" + part + number)):
+        state.delete(key)
     return found
 
 

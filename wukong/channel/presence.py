@@ -1,15 +1,16 @@
 """Device tokens, sessions, kick order. behaviour.md sections 4.2, 4.3, 14.
 
 CONNECT is a command of slot(uid), so its token check and its kicks are ordered with /user/token and /user/device_quit
-on every node. A session's row names the incarnation of its node; when the node takes a new one all older rows are
-dead at once (no ghosts after kill -9) and are swept when their user is next touched.
+on every node. A session's row names the incarnation of its node; when that is over, by the node's next one or because
+others found it gone, all its rows are dead at once (no ghosts after kill -9) and are swept when their user is next
+touched.
 """
 
 import msgspec
 
 from wukong.channel import permissions
-from wukong.channel.commands import CloseSession, OpenSession, QuitDevices, Reply, SetToken
-from wukong.channel.effects import SessionEnded, SessionStarted
+from wukong.channel.commands import CloseSession, NodeGone, OpenSession, QuitDevices, Reply, SetToken
+from wukong.channel.effects import NodeEnded, SessionEnded, SessionStarted
 from wukong.channel.ids import PERSON, ChannelId
 from wukong.channel.state import State, after, channel_part, encode, part
 
@@ -125,6 +126,18 @@ def close_session(state: State, command: CloseSession) -> Reply:
     return Reply()
 
 
+def node_gone(state: State, command: NodeGone) -> Reply:
+    stream = state.streams.get(command.node)
+    if stream is not None and stream.incarnation == command.incarnation and not stream.ended:
+        # Nobody is left to repeat what was answered: its packs are fenced from here on.
+        stream.ended = True
+        stream.done = stream.last
+        stream.replies.clear()
+        state.put_stream(command.node, stream)
+        state.effects.append(NodeEnded(command.node, command.incarnation))
+    return Reply()
+
+
 def _end(state: State, session: Session, *, kicked: bool, text: str, close_after_ms: int) -> None:
     state.delete(_session_key(session.uid, session.node, session.incarnation, session.session))
     state.effects.append(_ended(session, kicked=kicked, text=text, close_ms=close_after_ms))
@@ -143,7 +156,7 @@ def sessions_of(state: State, uid: str, *, sweep: bool = False) -> list[Session]
         node = int.from_bytes(key[-18:-16], "big")
         incarnation = int.from_bytes(key[-16:-8], "big")
         stream = state.streams.get(node)
-        if stream is None or stream.incarnation != incarnation:
+        if stream is None or stream.incarnation != incarnation or stream.ended:
             if sweep:
                 state.delete(key)
             continue

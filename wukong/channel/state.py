@@ -14,7 +14,8 @@ Keys: one letter, then length-prefixed parts, so that no id can run into another
   d|a C uid      deny | allow list                       s uid ...      session
   u uid C        channels of a user, n uid their count   p uid          positions handed out by /message/sync
   e uid C seq    command with explicit recipients        x id           outbox      g C staged uid   staged members
-  r uid C        the first of them that is unconfirmed
+  r uid C        the first of them that is unconfirmed   N node         table of nodes (slot 0)
+  G C staged n   the parts in which they came
 """
 
 from typing import Protocol
@@ -132,12 +133,14 @@ class SlotRow(msgspec.Struct, array_like=True, gc=False):
 
 
 class Stream(msgspec.Struct, array_like=True, gc=False):
-    """A node's stream into this slot. replies: of the counters in (done, last], oldest first."""
+    """A node's stream into this slot. replies: of the counters in (done, last], oldest first. ended: this incarnation
+    is over, whatever it still sends."""
 
     incarnation: int = 0
     last: int = 0
     done: int = 0
     replies: list[bytes] = []
+    ended: bool = False
 
 
 # Bits of a user's flags, as other slots have a copy of them.
@@ -316,6 +319,10 @@ class State:
         return [read_channel_part(key, len(prefix))[0] for key, _ in rows]
 
     # -- the slot --
+
+    def put_stream(self, node: int, stream: Stream) -> None:
+        self.streams[node] = stream
+        self.put(b"S" + node.to_bytes(2, "big"), encode(stream))
 
     def put_slot_row(self) -> None:
         self.put(b"z", encode(self.slot_row))

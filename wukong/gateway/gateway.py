@@ -6,6 +6,7 @@ import ssl
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from ipaddress import IPv4Network, IPv6Network
+from itertools import islice
 
 from wukong.clock import Clock
 from wukong.gateway.endpoint import Endpoint
@@ -103,6 +104,23 @@ class ClientGateway:
                 await hub.empty.wait()
                 await asyncio.sleep(0)
         self._servers.clear()
+
+    def refuse_new(self, on: bool) -> None:
+        """Close new sockets at once, unanswered; SDKs try another node, or come again."""
+        self._hub.is_refusing = on
+
+    def close_all(self) -> None:
+        """Let go of every client at once, logins in progress too. What is queued does not leave: clients come again and
+        pull it."""
+        for entry in list(self._hub.wheel):
+            assert isinstance(entry, Endpoint)
+            entry.drop()
+
+    def close_some(self, count: int) -> None:
+        """Let go of so many clients."""
+        for entry in list(islice(self._hub.wheel, count)):
+            assert isinstance(entry, Endpoint)
+            entry.drop()
 
     # wukong.dispatch.outbound.Gateway --------------------------------------------------------------------------------
 

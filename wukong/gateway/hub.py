@@ -78,6 +78,8 @@ class Hub:
             direct_limit=options.direct_writes_limit,
         )
         self.is_stopping = False
+        # New sockets are closed unanswered: this node cannot serve them now.
+        self.is_refusing = False
         # Set while the last connection is gone; stop waits for it.
         self.empty = asyncio.Event()
         self.empty.set()

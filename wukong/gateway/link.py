@@ -78,7 +78,7 @@ class Link(asyncio.Protocol):
         # uvloop's transports are not subclasses of asyncio's.
         self._transport = transport = cast("asyncio.Transport", transport)
         hub.counters.accepted += 1
-        if hub.is_stopping or len(hub.wheel) >= hub.options.connections_limit:
+        if hub.is_stopping or hub.is_refusing or len(hub.wheel) >= hub.options.connections_limit:
             hub.counters.rejected += 1
             self._phase = GONE
             transport.abort()

@@ -1,7 +1,8 @@
 """Carries versioned copies from their authority slot to the slots that need them (architecture.md, section 4).
 
-Runs on the leader of the authority slot. What is owed is in that slot's outbox, so a crash loses nothing: after a
-restart the same records are proposed again and slots that have them already ignore them. However much is owed, only
+Runs where the change was asked for, because that node answers when all copies are applied; and on the leader of the
+authority slot for what its outbox still owes after a while. So a crash loses nothing: the same records are proposed
+again and slots that have them already ignore them. However much is owed, only
 `WINDOW` copies are under way at once; the rest waits in order.
 """
 
@@ -23,7 +24,7 @@ class _Owed:
 
     def __init__(self) -> None:
         self.open = 0
-        self.ids: list[int] = []
+        self.ids: dict[int, None] = {}
         self.waiters: list[asyncio.Future[None]] = []
 
 
@@ -43,7 +44,9 @@ class Copier:
         """Bring one outbox record of an authority slot to its target slots."""
         key = slot, effect.version
         owed = self._owed.setdefault(key, _Owed())
-        owed.ids.append(effect.outbox_id)
+        if effect.outbox_id in owed.ids:
+            return
+        owed.ids[effect.outbox_id] = None
         targets = range(self._slot_count) if effect.target == "" else (self._slot_of(effect.target),)
         owed.open += len(targets)
         self._waiting.extend((key, target, effect.command) for target in targets)
@@ -68,8 +71,9 @@ class Copier:
                 # Unknown: the outbox still has it; whoever waits is told to try again.
                 self._finish(key, owed, failed=True)
             elif owed.open == 0:
-                for start in range(0, len(owed.ids), _FORGET_AT_ONCE):
-                    forget = ForgetOutbox(owed.ids[start : start + _FORGET_AT_ONCE])
+                ids = list(owed.ids)
+                for start in range(0, len(ids), _FORGET_AT_ONCE):
+                    forget = ForgetOutbox(ids[start : start + _FORGET_AT_ONCE])
                     self._propose(key[0], encode_command(forget), lambda _: None)
                 self._finish(key, owed, failed=False)
         self._pump()

@@ -3,17 +3,22 @@
 Commands go in through `propose`, are packed per slot when the log takes its next step, and come back committed through
 `apply`: state first (one store batch for the whole step), then effects in log order, then the replies, all in one turn
 of the loop. A reply that arrives therefore sees its own write, and a fan-out sees the members at its position.
+
+Where another node leads a slot, packs go to it (docs/design/cluster.md, 3). What was sent counts for nothing until it
+is applied here; on a new leader, a new link to it, or when nothing moves, the stream is sent again from there.
 """
 
 import asyncio
+import logging
+from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Protocol
 
 from wukong.channel import copies
-from wukong.channel.commands import Command, Hello, Reply, decode_entry, encode_command
-from wukong.channel.effects import Effect, Propagate
+from wukong.channel.commands import Command, Hello, Reply, decode_entry, encode_command, encode_entry
+from wukong.channel.effects import Effect, NodeEnded, Propagate
 from wukong.channel.ids import slot_of
-from wukong.channel.machine import apply_pack
+from wukong.channel.machine import Outcome, apply_pack
 from wukong.channel.state import State
 from wukong.clock import Clock
 from wukong.errors import RequestRefused, Unavailable
@@ -25,16 +30,30 @@ from wukong.store.generations import Generations
 from wukong.store.interface import Store
 from wukong.store.overlay import Overlay
 
+log = logging.getLogger(__name__)
+
 # Below what one entry may be (RaftConfig.max_entry_bytes), with room for the pack around it.
 COMMAND_LIMIT_BYTES = 4 * MIB
+# Packs of other nodes that wait for the log's next step; what is over it their origins send again.
+FORWARDED_LIMIT_BYTES = 64 * MIB
+# Without progress for so long a stream is sent again to a leader elsewhere; each time it waits twice as long, up to
+# the limit.
+RESEND_S = 1.0
+RESEND_LIMIT_S = 8.0
+# So often a slot's leader looks whether its outbox still owes what it owed the last time.
+SWEEP_S = 5.0
 
-_APPLIED_KEY = b"\x00applied"
+APPLIED_KEY = b"\x00applied"
 
 
 class Log(Protocol):
     """What the node needs from the Raft runtime."""
 
     def wake(self) -> None: ...
+
+    def accepts(self, group: int) -> bool:
+        """Whether entries of the group may be proposed here."""
+        ...
 
     async def barrier(self, groups: Iterable[int], timeout_s: float) -> None: ...
 
@@ -46,6 +65,9 @@ class Node:
     pack_limit_bytes: commands per entry; more waits for the next step.
     in_flight_limit, in_flight_bytes_limit: commands proposed and not yet applied, over all slots; above one of them
     `congested` is true, and at twice the limit `propose` raises Unavailable.
+    forward: puts a pack on the link to a node; False if it is lost for certain.
+    on_break: called when sessions here may have missed something, before anything else happens: this incarnation is
+    over in the log, or a snapshot skipped entries. Close them all; their clients come again.
     """
 
     def __init__(
@@ -60,6 +82,8 @@ class Node:
         in_flight_limit: int = 20_000,
         in_flight_bytes_limit: int = 64 * MIB,
         head_limit: int = 4096,
+        forward: Callable[[int, int, bytes], bool] = lambda leader, slot, pack: False,
+        on_break: Callable[[str], None] = lambda why: None,
     ) -> None:
         self.node_id = node_id
         self.slot_count = slot_count
@@ -74,20 +98,34 @@ class Node:
         self._in_flight_bytes = 0
         self._live = False
         self._log: Log | None = None
+        self._forward = forward
+        self._on_break = on_break
+        self._head_limit = head_limit
+        self._leaders: list[int | None] = [None] * slot_count
+        self._elsewhere: dict[int, None] = {}  # slots with something to send to the node that leads them
+        self._forward_due = False
+        self._forwarded: dict[int, deque[bytes]] = {}  # slot -> packs of other nodes
+        self._forwarded_bytes = 0
+        self._fenced = False
+        self._timer: asyncio.TimerHandle | None = None
+        self._progress = [0] * slot_count  # `done` of each stream when it was last looked at
+        self._patience = [RESEND_S] * slot_count
+        self._waited = [0.0] * slot_count
+        self._owed_before: dict[int, set[int]] = {}
+        self._swept_at = 0.0
         self._overlay = Overlay(store)
-        self._generations = Generations(store)
+        self.generations = Generations(store)
         self._streams = [SlotStream() for _ in range(slot_count)]
         self._dirty: dict[int, None] = {}
         self._applied: dict[int, tuple[int, int]] = {}
         self._relief: list[Callable[[], None]] = []
         self.applied_commands = 0
-        prefixes = [self._generations.prefix(slot) for slot in range(slot_count)]
-        self._views = [self._overlay.view(prefix) for prefix in prefixes]
+        self._views = [self._overlay.view(self.generations.prefix(slot)) for slot in range(slot_count)]
         self.states = [State(slot, view, head_limit=head_limit) for slot, view in enumerate(self._views)]
         for slot, view in enumerate(self._views):
-            row = view.get(_APPLIED_KEY)
+            row = view.get(APPLIED_KEY)
             if row is not None:
-                self._applied[slot] = int.from_bytes(row[:8], "big"), int.from_bytes(row[8:], "big")
+                self._applied[slot] = read_applied(row)
         self.copier = Copier(slot_count, self.slot, self._propose_always)
 
     # -- life --
@@ -95,29 +133,60 @@ class Node:
     def attach(self, log: Log) -> None:
         self._log = log
 
-    async def go_live(self, timeout_s: float = 30.0) -> None:
+    async def go_live(self, timeout_s: float | None = 30.0) -> None:
         """Take an incarnation in every slot (ends this node's older ones) and finish what outboxes owe.
 
-        To be called when the log's start-up entries are applied; from here on effects run."""
+        To be called when the log's start-up entries are applied; from here on effects run. Raises TimeoutError."""
+        self._take_incarnation()
+        self._live = True
+        self._swept_at = self._clock.monotonic()
+        self._watch()
+        async with asyncio.timeout(timeout_s):
+            while True:
+                try:
+                    await asyncio.gather(*(self.execute(slot, Hello()) for slot in range(self.slot_count)))
+                except Unavailable:
+                    if not self._live:
+                        raise
+                    continue  # fenced before it began: the next incarnation has said its own Hello
+                break
+        for slot, state in enumerate(self.states):
+            if self._leaders[slot] == self.node_id:
+                for effect in copies.owed(state):
+                    self.copier.propagate(slot, effect)
+
+    def _take_incarnation(self) -> None:
         saved = max(
             (state.streams[self.node_id].incarnation for state in self.states if self.node_id in state.streams),
             default=0,
         )
-        self.incarnation = max(saved + 1, self._clock.now_ms())
-        self._live = True
-        async with asyncio.timeout(timeout_s):
-            await asyncio.gather(*(self.execute(slot, Hello()) for slot in range(self.slot_count)))
-        for slot, state in enumerate(self.states):
-            for effect in copies.owed(state):
-                self.copier.propagate(slot, effect)
+        self.incarnation = max(saved + 1, self.incarnation + 1, self._clock.now_ms())
 
     def shut(self) -> None:
         """No further proposals; those in flight are of unknown outcome for their callers."""
         self._live = False
-        for stream in self._streams:
-            for done in stream.fail():
-                done(None)
+        if self._timer is not None:
+            self._timer.cancel()
+        self._give_up()
+
+    def _give_up(self) -> None:
+        """Everything in flight is of unknown outcome."""
+        given_up = [done for stream in self._streams for done in stream.fail()]
         self._in_flight = self._in_flight_bytes = 0
+        for done in given_up:
+            done(None)
+
+    def _reborn(self) -> None:
+        """The log has ended this incarnation in some slot: others count its sessions as gone, so they go, in every
+        slot. The next incarnation begins at once."""
+        self._fenced = False
+        log.warning("this node was taken for gone; its clients are closed and it begins anew")
+        self._on_break("the log has ended this node's sessions")
+        self._give_up()
+        self._take_incarnation()
+        for slot in range(self.slot_count):
+            self._patience[slot], self._waited[slot], self._progress[slot] = RESEND_S, 0.0, 0
+            self._enqueue(slot, encode_command(Hello()), None)
 
     # -- proposals --
 
@@ -172,12 +241,98 @@ class Node:
             done(None)
 
     def _enqueue(self, slot: int, encoded: bytes, done: Done | None) -> None:
-        assert self._log is not None
         self._in_flight += 1
         self._in_flight_bytes += len(encoded)
         self._streams[slot].in_flight.append((encoded, done))
+        self._mark(slot)
+
+    def _mark(self, slot: int) -> None:
+        """A stream has something to send."""
+        leader = self._leaders[slot]
+        if leader == self.node_id:
+            self._dirty[slot] = None
+            assert self._log is not None
+            self._log.wake()
+        elif leader is not None:
+            self._elsewhere[slot] = None
+            if not self._forward_due:
+                self._forward_due = True
+                asyncio.get_running_loop().call_soon(self._send_elsewhere)
+
+    def _send_elsewhere(self) -> None:
+        """Send what waits to the nodes that lead. What a link does not take goes when the watch finds no progress."""
+        self._forward_due = False
+        now_ms = self._clock.now_ms()
+        slots, self._elsewhere = self._elsewhere, {}
+        for slot in slots:
+            leader, stream = self._leaders[slot], self._streams[slot]
+            if leader is None or leader == self.node_id:
+                continue
+            while (pack := stream.cut(self.node_id, self.incarnation, now_ms, self._pack_limit_bytes)) is not None:
+                if not self._forward(leader, slot, pack):
+                    stream.resend_all()
+                    break
+
+    def receive_forward(self, slot: int, from_node: int, pack: object) -> None:
+        """A pack of another node for a slot that this node leads. Dropped if it does not, or over the limit: the origin
+        sends it again."""
+        assert self._log is not None
+        if not 0 <= slot < self.slot_count or type(pack) is not bytes or not self._log.accepts(slot):
+            return
+        if self._forwarded_bytes + len(pack) > FORWARDED_LIMIT_BYTES or not 0 < len(pack) <= 2 * COMMAND_LIMIT_BYTES:
+            return
+        try:
+            # Committed bytes that nobody can read would stop every node.
+            (decoded,) = decode_entry(encode_entry([pack]))
+        except ValueError:
+            log.error("node %d sent a pack for slot %d that cannot be read", from_node, slot)
+            return
+        if decoded.node != from_node:
+            return
+        self._forwarded.setdefault(slot, deque()).append(pack)
+        self._forwarded_bytes += len(pack)
         self._dirty[slot] = None
         self._log.wake()
+
+    def link_came_up(self, node: int) -> None:
+        """What was sent to a node on an earlier link may be lost."""
+        for slot, leader in enumerate(self._leaders):
+            if leader == node:
+                self._streams[slot].resend_all()
+                if self._streams[slot].waits:
+                    self._mark(slot)
+
+    def _watch(self) -> None:
+        """Every now and then: streams that do not move, and outboxes that nobody empties."""
+        loop = asyncio.get_running_loop()
+        self._timer = loop.call_later(RESEND_S / 4, self._watch)
+        for slot, stream in enumerate(self._streams):
+            if self._progress[slot] != stream.done or not stream.in_flight:
+                self._progress[slot], self._waited[slot], self._patience[slot] = stream.done, 0.0, RESEND_S
+                continue
+            self._waited[slot] += RESEND_S / 4
+            # In a log of its own nothing is lost while it leads.
+            if self._waited[slot] >= self._patience[slot] and self._leaders[slot] != self.node_id:
+                self._waited[slot] = 0.0
+                self._patience[slot] = min(2 * self._patience[slot], RESEND_LIMIT_S)
+                stream.resend_all()
+                self._mark(slot)
+        now = self._clock.monotonic()
+        if now - self._swept_at >= SWEEP_S:
+            self._swept_at = now
+            self._sweep()
+
+    def _sweep(self) -> None:
+        """Finish the copies that whoever asked for them did not: it may be gone."""
+        before, self._owed_before = self._owed_before, {}
+        for slot, state in enumerate(self.states):
+            if self._leaders[slot] != self.node_id:
+                continue
+            owed = copies.owed(state, limit=1_000)
+            self._owed_before[slot] = {effect.outbox_id for effect in owed}
+            for effect in owed:
+                if effect.outbox_id in before.get(slot, ()):
+                    self.copier.propagate(slot, effect)
 
     async def execute(self, slot: int, command: Command) -> Reply:
         """Propose and wait for the reply. Raises Unavailable for an unknown outcome; the caller sets a time limit."""
@@ -211,16 +366,33 @@ class Node:
     # -- the replicated machine (wukong.raft.statemachine.Machine) --
 
     def collect(self) -> list[tuple[int, bytes]]:
+        """One entry per slot led here: what waits of this node's stream, and packs of other nodes."""
         if not self._dirty:
             return []
+        assert self._log is not None
         entries = []
         now_ms = self._clock.now_ms()
         for slot in list(self._dirty):
+            if not self._log.accepts(slot):
+                if self._leaders[slot] != self.node_id:
+                    del self._dirty[slot]
+                continue  # while it hands over, everything waits
+            packs: list[bytes] = []
             stream = self._streams[slot]
-            data = stream.cut(self.node_id, self.incarnation, now_ms, self._pack_limit_bytes)
-            if data is not None:
-                entries.append((slot, data))
-            if stream.packed >= len(stream.in_flight):
+            if self._leaders[slot] == self.node_id:
+                own = stream.cut(self.node_id, self.incarnation, now_ms, self._pack_limit_bytes)
+                if own is not None:
+                    packs.append(own)
+            forwarded = self._forwarded.get(slot)
+            size = 0
+            while forwarded and (not size or size + len(forwarded[0]) <= self._pack_limit_bytes):
+                pack = forwarded.popleft()
+                size += len(pack)
+                packs.append(pack)
+            self._forwarded_bytes -= size
+            if packs:
+                entries.append((slot, encode_entry(packs)))
+            if not forwarded and not stream.waits:
                 del self._dirty[slot]
         return entries
 
@@ -229,40 +401,55 @@ class Node:
         replies: list[tuple[Done, Reply]] = []
         for slot, index, term, data in entries:
             state = self.states[slot]
-            # An entry of the log itself (a leader's first) carries no data, only its index.
+            # An entry of the log itself (a leader's first, a change of members) carries no data, only its index.
             for pack in decode_entry(data) if data else ():
                 outcome = apply_pack(state, index, pack)
                 self.applied_commands += len(outcome.replies)
-                if outcome.node == self.node_id and outcome.incarnation == self.incarnation:
-                    stream = self._streams[slot]
-                    if outcome.resend_from:
-                        stream.resend(outcome.resend_from)
-                        self._dirty[slot] = None
-                        assert self._log is not None
-                        self._log.wake()
-                    else:
-                        settled, settled_bytes = stream.settle(outcome.first, outcome.replies, replies)
-                        self._in_flight -= settled
-                        self._in_flight_bytes -= settled_bytes
-            if state.effects:
-                for effect in state.effects:
-                    if type(effect) is Propagate:
-                        if self._live:
-                            self.copier.propagate(slot, effect)
-                    else:
-                        effects.append(effect)
-                state.effects.clear()
+                own = outcome.node == self.node_id and outcome.incarnation == self.incarnation and self._live
+                if own:
+                    self._settle(slot, outcome, replies)
+                if state.effects:
+                    self._take_effects(slot, state, own, effects)
             self._applied[slot] = index, term
-            self._views[slot].put(_APPLIED_KEY, index.to_bytes(8, "big") + term.to_bytes(8, "big"))
+            self._views[slot].put(APPLIED_KEY, index.to_bytes(8, "big") + term.to_bytes(8, "big"))
         self._overlay.commit()
         if effects and self._live:
             self._sink(effects)
         for done, reply in replies:
             done(reply)
+        if self._fenced:
+            self._reborn()
         if self._relief and not self.congested:
             relief, self._relief = self._relief, []
             for callback in relief:
                 callback()
+
+    def _settle(self, slot: int, outcome: Outcome, replies: list[tuple[Done, Reply]]) -> None:
+        """What a pack of this node led to."""
+        stream = self._streams[slot]
+        if outcome.fenced:
+            self._fenced = True
+        elif outcome.resend_from:
+            stream.resend(outcome.resend_from)
+            self._mark(slot)
+        else:
+            settled, settled_bytes = stream.settle(outcome.first, outcome.replies, replies)
+            self._in_flight -= settled
+            self._in_flight_bytes -= settled_bytes
+
+    def _take_effects(self, slot: int, state: State, own: bool, effects: list[Effect]) -> None:
+        for effect in state.effects:
+            kind = type(effect)
+            if kind is Propagate:
+                # Whoever asked for the change answers when its copies are applied, so it carries them.
+                if own:
+                    self.copier.propagate(slot, effect)  # type: ignore[arg-type]
+            elif kind is NodeEnded:
+                if effect.node == self.node_id and effect.incarnation == self.incarnation:  # type: ignore[union-attr]
+                    self._fenced = self._live
+            else:
+                effects.append(effect)
+        state.effects.clear()
 
     def applied(self) -> dict[int, tuple[int, int]]:
         return dict(self._applied)
@@ -271,4 +458,36 @@ class Node:
         self._store.flush()
 
     def leadership(self, group: int, leader: int | None, term: int) -> None:
-        """Nothing to do while every slot has one voter."""
+        """Somebody else may lead a slot now: what was on its way there goes again, to the leader there is."""
+        self._leaders[group] = leader
+        stream = self._streams[group]
+        stream.resend_all()
+        self._owed_before.pop(group, None)
+        if leader != self.node_id:
+            self._dirty.pop(group, None)
+            for pack in self._forwarded.pop(group, ()):
+                self._forwarded_bytes -= len(pack)
+        if stream.waits:
+            self._mark(group)
+
+    def installed(self, group: int, index: int, term: int) -> None:
+        """The rows of a slot are others now. Sessions here missed what was skipped; what is in flight may be part of
+        it, and is asked for again under its numbers."""
+        self._on_break("this node has caught up by a snapshot")
+        self._views[group] = self._overlay.view(self.generations.prefix(group))
+        self.states[group] = State(group, self._views[group], head_limit=self._head_limit)
+        self._applied[group] = index, term
+        if not self._live:
+            return
+        stream = self.states[group].streams.get(self.node_id)
+        if stream is not None and (stream.incarnation > self.incarnation or stream.ended):
+            self._reborn()
+            return
+        self._streams[group].resend_all()
+        if self._streams[group].waits:
+            self._mark(group)
+
+
+def read_applied(row: bytes) -> tuple[int, int]:
+    """(index, term) of the last applied entry, from the row under APPLIED_KEY."""
+    return int.from_bytes(row[:8], "big"), int.from_bytes(row[8:], "big")

@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Callable
 from itertools import islice
 
-from wukong.channel.commands import Reply, encode_entry, encode_pack
+from wukong.channel.commands import Reply, encode_pack
 
 PACK_COMMANDS = 256
 
@@ -26,11 +26,15 @@ class SlotStream:
         self.packed = 0
         self.in_flight: deque[tuple[bytes, Done | None]] = deque()
 
+    @property
+    def waits(self) -> bool:
+        """Whether commands wait to be packed."""
+        return self.packed < len(self.in_flight)
+
     def cut(self, node: int, incarnation: int, now_ms: int, limit_bytes: int) -> bytes | None:
-        """The next entry with what is waiting, or None: at most PACK_COMMANDS, and limit_bytes of them (one command may
-        be larger). An entry is applied in one turn of the loop."""
-        waiting = len(self.in_flight) - self.packed
-        if waiting <= 0:
+        """The next pack with what is waiting, or None: at most PACK_COMMANDS, and limit_bytes of them (one command may
+        be larger). A pack is applied in one turn of the loop."""
+        if not self.waits:
             return None
         commands: list[bytes] = []
         size = 0
@@ -41,7 +45,7 @@ class SlotStream:
             commands.append(encoded)
         first = self.done + self.packed + 1
         self.packed += len(commands)
-        return encode_entry([encode_pack(node, incarnation, first, self.done, now_ms, commands)])
+        return encode_pack(node, incarnation, first, self.done, now_ms, commands)
 
     def settle(self, first: int, replies: list[Reply], into: list[tuple[Done, Reply]]) -> tuple[int, int]:
         """Take the replies of counters from `first` on; waiting callers and their replies go to `into`, to be called
@@ -65,9 +69,13 @@ class SlotStream:
         """The slot lacks everything from this counter on."""
         self.packed = max(0, min(self.packed, counter - self.done - 1))
 
+    def resend_all(self) -> None:
+        """Nobody knows what arrived: everything not applied goes again, under its number."""
+        self.packed = 0
+
     def fail(self) -> list[Done]:
-        """Give up everything in flight: the outcome is unknown. Used when the incarnation ends."""
+        """Give up everything in flight: the outcome is unknown. The next incarnation counts from 1 again."""
         waiting = [done for _, done in self.in_flight if done is not None]
         self.in_flight.clear()
-        self.packed = 0
+        self.packed = self.done = 0
         return waiting

@@ -19,7 +19,7 @@ from pysyncobj.node import Node
 from pysyncobj.transport import Transport
 
 from wukong.raft.config import RaftConfig
-from wukong.raft.log import REGULAR, Change, Entry, GroupLog, decode_change, encode_change
+from wukong.raft.log import REGULAR, Change, Entry, GroupLog, Member, after_change, encode_change
 
 PYSYNCOBJ_VERSION = "0.3.17"
 SYNCOBJ_SHA256 = "e8bdf06797085d734df86e24ab4802fe87893dff77268565ec036f7ad4a1cfe4"
@@ -30,14 +30,20 @@ PRIVATE_NAMES = {
         "doApplyCommand",
         "loadDumpFile",
         "tryLogCompaction",
-        "changeCluster",
-        "parseChangeClusterRequest",
         "sendAppendEntries",
         "generateRaftTimeout",
     ),
     "replace": ("serializer",),
-    "write": ("raftNextIndex", "raftLastApplied", "raftCommitIndex", "changeClusterIDx", "newAppendEntriesTime"),
-    "read": ("raftMatchIndex", "raftState", "raftCurrentTerm", "transferInProgress", "transport"),
+    "write": (
+        "raftNextIndex",
+        "raftMatchIndex",
+        "raftLastApplied",
+        "raftCommitIndex",
+        "raftElectionDeadline",
+        "newAppendEntriesTime",
+    ),
+    "read": ("raftState", "raftCurrentTerm", "lastResponseTime", "transferInProgress", "transport"),
+    "call": ("doChangeCluster",),
 }
 
 Message = dict[str, Any]
@@ -114,13 +120,39 @@ class _Window:
         self.bytes = 0
 
 
+class _Progress:
+    """What the leader knows of a learner. The core knows voters only."""
+
+    __slots__ = ("match", "next")
+
+    def __init__(self, next_index: int) -> None:
+        self.next = next_index
+        self.match = 0
+
+
+class _Transfer:
+    """Leadership that is being handed to a voter: it is asked as soon as it has every entry."""
+
+    __slots__ = ("asked", "deadline", "node")
+
+    def __init__(self, node: int, deadline: float) -> None:
+        self.node = node
+        self.deadline = deadline
+        self.asked = False
+
+
 class RaftGroup(SyncObj):  # type: ignore[misc]
     """One group's Raft state machine. Give it the time with every call (`now`, seconds, any start).
+
+    The core knows the other voters (`peers`) and takes them from the log after everything that may change them;
+    learners are known here only.
 
     `attach` it to its surroundings before the first tick. on_send(node, message) gets what the core says;
     may_campaign() is asked before an election (PreVote); on_snapshot_needed(node) is told when a follower needs
     entries that were trimmed. `committed` collects entries in log order; the owner empties it.
     """
+
+    _SyncObj__raftElectionDeadline: float
 
     on_send: Callable[[int, Message], None]
     may_campaign: Callable[[], bool]
@@ -134,15 +166,19 @@ class RaftGroup(SyncObj):  # type: ignore[misc]
         config: RaftConfig,
         rng: random.Random,
         now: float,
+        disk: int = 0,
     ) -> None:
         self.node_id = node_id
+        self.disk = disk
         self.log = log
         self.config = config
         self.peers: dict[int, Node] = {}
+        self.learners: dict[int, _Progress] = {}
         self.connected: set[int] = set()
         self.committed: list[Entry] = []
         self._rng = rng
         self._windows: dict[int, _Window] = {}
+        self._transfer: _Transfer | None = None
         self._alone = log.voters() == (node_id,)
         _Time.now = now
         others = [Node(node) for node in log.voters() if node != node_id]
@@ -152,6 +188,9 @@ class RaftGroup(SyncObj):  # type: ignore[misc]
         # Never behind what the machine holds, never the log's own word for what is committed.
         self._SyncObj__raftLastApplied = applied_index
         self._SyncObj__raftCommitIndex = applied_index
+        self._members: tuple[Member, ...] = ()
+        self._targets: tuple[int, ...] = ()  # whom a leader sends to
+        self._follow_members()
 
     def attach(
         self,
@@ -169,7 +208,7 @@ class RaftGroup(SyncObj):  # type: ignore[misc]
             autoTick=False,
             appendEntriesUseBatch=True,  # False makes a pipe per group
             commandsWaitLeader=False,
-            dynamicMembershipChange=True,
+            dynamicMembershipChange=False,  # changes in the log are followed here, see _follow_members
             raftMinTimeout=config.election_min_ms / 1000,
             raftMaxTimeout=config.election_max_ms / 1000,
             appendEntriesPeriod=config.heartbeat_ms / 1000,
@@ -199,26 +238,56 @@ class RaftGroup(SyncObj):  # type: ignore[misc]
         return int(self._SyncObj__raftCommitIndex)
 
     @property
-    def transferring(self) -> bool:
-        return bool(self._SyncObj__transferInProgress)
+    def may_campaign_itself(self) -> bool:
+        """Whether the log names this node, with its own disk, as a voter."""
+        member = self.log.member(self.node_id, self.disk)
+        return member is not None and member.voter
+
+    @property
+    def may_vote(self) -> bool:
+        """Whether the log names this node with its own disk. A learner may vote: that it has become a voter, the one
+        who asks may know before it does. A node whose disk was lost has forgotten its votes, and is not named."""
+        return self.log.member(self.node_id, self.disk) is not None
+
+    @property
+    def transfer_target(self) -> int | None:
+        """Leading: the voter that leadership is being handed to."""
+        return None if self._transfer is None else self._transfer.node
 
     def next_index(self, node: int) -> int | None:
+        learner = self.learners.get(node)
+        if learner is not None:
+            return learner.next
         index: int | None = self._SyncObj__raftNextIndex.get(self.peers.get(node))
         return index
 
     def match_index(self, node: int) -> int:
+        """Leading: up to where a member is known to hold the log, 0 for unknown. Of a voter only what is durable here
+        too has been counted."""
+        learner = self.learners.get(node)
+        if learner is not None:
+            return learner.match
         return int(self._SyncObj__raftMatchIndex.get(self.peers.get(node), 0))
+
+    def majority_heard_at(self) -> float:
+        """Leading: since when a majority, this node included, has been heard; infinity if it is a majority alone."""
+        heard = sorted((self._SyncObj__lastResponseTime[peer] for peer in self.peers.values()), reverse=True)
+        needed = (len(heard) + 1) // 2
+        return float(heard[needed - 1]) if needed else float("inf")
 
     # -- driving
 
     def tick(self, now: float) -> None:
         _Time.now = now
+        if self._transfer is not None:
+            self._hand_over(self._transfer)
         self._onTick(0.0)
 
     def deliver(self, node: int, message: Message, now: float) -> None:
         """A message that the filter let through."""
         _Time.now = now
         self._SyncObj__transport._onMessageReceived(self.peers.get(node) or Node(node), message)
+        self._follow_members()
 
     def append(self, data: bytes) -> None:
         """What the core does with a queued command of its own when it leads, without the queue."""
@@ -226,19 +295,55 @@ class RaftGroup(SyncObj):  # type: ignore[misc]
         log.add(bytes((REGULAR,)) + data, log.last_index + 1, self.term)
 
     def change_members(self, change: Change) -> bool:
-        """Append a membership change. False if the core refuses: one at a time, after an entry of the own term."""
-        if not self._SyncObj__changeCluster((change.kind, change.node)):
-            return False
+        """Append a membership change. False if it does not fit the members, or would remove this leader, or may not be
+        made now."""
         log = self.log
+        if after_change(log.members_now(), change) == log.members_now() or change[:2] == ("rem", self.node_id):
+            return False
+        if self._transfer is not None or not self._may_change_members():
+            return False
+        if change.kind == "add":
+            # It gives votes only when its log names it. Were it a voter before that, and this node gone, the others
+            # might lack its vote for ever.
+            learner = self.learners.get(change.node)
+            if learner is None or learner.match < max(log.base_index, log.last_change_index):
+                return False
         log.add(encode_change(change), log.last_index + 1, self.term)
+        self._follow_members()
         return True
 
+    def _may_change_members(self) -> bool:
+        """One at a time, and after an entry of this leadership is committed: otherwise two changes can commit in
+        majorities that have no node in common (the core tests a guard for it and never sets it)."""
+        commit = self.commit_index
+        return commit >= self.log.last_change_index and self.log.term_at(commit) == self.term
+
     def transfer(self, node: int, now: float) -> bool:
-        """Ask a follower to take over. False unless it has everything."""
+        """Hand leadership to a connected voter, as soon as it has every entry, within election_max. False if it is
+        none, needs entries that were trimmed, or another transfer is under way."""
         _Time.now = now
-        outcome: list[int] = []
-        self.transferLeadership(Node(node), lambda _, error: outcome.append(error))
-        return outcome == [0]
+        index = self.next_index(node)
+        if node not in self.peers or node not in self.connected or index is None or index <= self.log.base_index:
+            return False
+        if self._transfer is not None:
+            return False
+        self._transfer = _Transfer(node, now + self.config.election_max_ms / 1000)
+        self._hand_over(self._transfer)
+        return True
+
+    def _hand_over(self, transfer: _Transfer) -> None:
+        node = transfer.node
+        if _Time.now >= transfer.deadline or node not in self.peers or node not in self.connected:
+            self._transfer = None
+        elif not transfer.asked:
+            # The core refuses unless the voter has everything.
+            outcome: list[int] = []
+            self.transferLeadership(self.peers[node], lambda _, error: outcome.append(error))
+            transfer.asked = outcome == [0]
+
+    def hasten_election(self, after_s: float, now: float) -> None:
+        """Ask for an election after so long, unless a leader is heard before or it was to be earlier anyway."""
+        self._SyncObj__raftElectionDeadline = min(self._SyncObj__raftElectionDeadline, now + after_s)
 
     def set_connected(self, node: int, connected: bool) -> None:
         """A link to a node came up or went down; nodes that are not voters yet are remembered too."""
@@ -251,21 +356,43 @@ class RaftGroup(SyncObj):  # type: ignore[misc]
 
     def peer_added(self, node: Node) -> None:
         self.peers[node.id] = node
-        self._alone = False
         if node.id in self.connected:
             self._SyncObj__transport._onNodeConnected(node)
 
     def peer_dropped(self, node: Node) -> None:
         self.peers.pop(node.id, None)
-        self._windows.pop(node.id, None)
-        self._alone = not self.peers
+
+    def _follow_members(self) -> None:
+        """Make the core's voters and the learners those of the log: a change counts as soon as it is there."""
+        members = self.log.members_now()
+        if members is self._members:
+            return
+        self._members = members
+        others = [member for member in members if member.node != self.node_id]
+        voters = {member.node for member in others if member.voter}
+        for node in sorted(set(self.peers) - voters):
+            self._SyncObj__doChangeCluster(("rem", node))
+        for node in sorted(voters - set(self.peers)):
+            self._SyncObj__doChangeCluster(("add", node))
+            learner = self.learners.get(node)
+            if learner is not None:
+                peer = self.peers[node]
+                self._SyncObj__raftNextIndex[peer] = learner.next
+                self._SyncObj__raftMatchIndex[peer] = min(learner.match, self.log.durable_index)
+        learners = {member.node for member in others if not member.voter}
+        last = self.log.last_index
+        self.learners = {node: self.learners.get(node) or _Progress(last + 1) for node in sorted(learners)}
+        self._targets = tuple(sorted(voters | learners))
+        for node in set(self._windows).difference(self._targets):
+            del self._windows[node]
+        self._alone = not voters
 
     def replicate(self, *, heartbeat: bool) -> None:
         """Send followers what they have not been sent, within the window.
 
         Without `heartbeat` a follower that would hear nothing new, neither entries nor a commit index, is left alone.
         """
-        for node in sorted(self.peers):
+        for node in self._targets:
             if node in self.connected:
                 self._replicate_to(node, heartbeat)
 
@@ -288,10 +415,21 @@ class RaftGroup(SyncObj):  # type: ignore[misc]
         if nexts[peer] < index:
             nexts[peer] = index
 
+    def learner_has(self, node: int, index: int) -> None:
+        """A learner has everything up to index. Nobody counts it."""
+        learner = self.learners[node]
+        learner.match = max(learner.match, index)
+        learner.next = max(learner.next, index + 1)
+
+    def learner_asks(self, node: int, index: int) -> None:
+        """A learner's log does not fit; it asks to begin elsewhere."""
+        self.learners[node].next = index
+
     def _replicate_to(self, node: int, heartbeat: bool) -> None:
         log, config = self.log, self.config
-        nexts, peer = self._SyncObj__raftNextIndex, self.peers[node]
-        index: int = nexts[peer]
+        index = self.next_index(node)
+        if index is None:
+            raise AssertionError(f"group {log.group}: node {node} is no member")
         commit = self.commit_index
         window = self._windows.get(node)
         if window is None:
@@ -306,12 +444,18 @@ class RaftGroup(SyncObj):  # type: ignore[misc]
         while index <= last and window.bytes < config.window_bytes and len(window.messages) < config.window_messages:
             entries = log.entries_from(index, config.message_bytes)
             self._send_entries(node, index, entries, commit)
-            index = nexts[peer] = entries[-1][1] + 1
+            index = entries[-1][1] + 1
             size = sum(len(entry[0]) for entry in entries)
             window.messages.append((index - 1, size))
             window.bytes += size
             sent = True
-        if not sent and (heartbeat or commit > window.sent_commit):
+        if sent:
+            learner = self.learners.get(node)
+            if learner is not None:
+                learner.next = index
+            else:
+                self._SyncObj__raftNextIndex[self.peers[node]] = index
+        elif heartbeat or commit > window.sent_commit:
             self._send_entries(node, index, [], commit)
         window.sent_commit = commit
 
@@ -329,6 +473,9 @@ class RaftGroup(SyncObj):  # type: ignore[misc]
     def _state_changed(self, old: int, new: int) -> None:
         # Called before the first entries of a new leadership are sent.
         self._windows.clear()
+        self._transfer = None
+        last = self.log.last_index
+        self.learners = {node: _Progress(last + 1) for node in self.learners}
 
     # -- overrides of the core
 
@@ -340,9 +487,9 @@ class RaftGroup(SyncObj):  # type: ignore[misc]
 
     def _SyncObj__connectedToAnyone(self) -> bool:
         # Asked exactly when the election deadline has passed; the answer decides about the election.
-        if self.node_id not in self.log.voters():
+        if not self.may_campaign_itself:
             return False
-        return not self.peers or self.transferring or self.may_campaign()
+        return not self.peers or self._SyncObj__transferInProgress or self.may_campaign()
 
     def _SyncObj__generateRaftTimeout(self) -> float:
         if self._alone:
@@ -361,14 +508,3 @@ class RaftGroup(SyncObj):  # type: ignore[misc]
 
     def _SyncObj__loadDumpFile(self, clearJournal: bool) -> None:
         raise AssertionError("the core's dump file is not used")
-
-    def _SyncObj__changeCluster(self, request: tuple[str, int]) -> bool:
-        accepted = bool(SyncObj._SyncObj__changeCluster(self, request))
-        if accepted:
-            # The core tests this guard and never sets it: two changes at once can commit in disjoint majorities.
-            self._SyncObj__changeClusterIDx = self.log.last_index + 1
-        return accepted
-
-    def _SyncObj__parseChangeClusterRequest(self, command: bytes) -> tuple[str, int] | None:
-        change = decode_change(command)
-        return None if change is None else (change.kind, change.node)

@@ -7,12 +7,13 @@ Duplicates, mismatches and heartbeats are answered here. PreVote, term hints and
 
 Who may speak at all is decided by the links, which know the nodes of the cluster. Requests are answered for all of
 them, since a node may not have heard yet who the voters are (Raft dissertation, section 4.1.1: servers process
-requests without consulting their configuration); answers count only from voters.
+requests without consulting their configuration); answers count only from voters. One thing a node must know of itself
+before it gives a vote: that the log names it with its own disk.
 
 No I/O, no clock of its own: `Core` is what it needs of the core, `emit` is where messages go.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 from wukong.raft.log import Entry, GroupLog
@@ -40,12 +41,20 @@ class Core(Protocol):
     @property
     def commit_index(self) -> int: ...
     @property
-    def peers(self) -> dict[int, Any]: ...
+    def peers(self) -> Mapping[int, Any]: ...
+    @property
+    def learners(self) -> Mapping[int, Any]: ...
+    @property
+    def may_campaign_itself(self) -> bool: ...
+    @property
+    def may_vote(self) -> bool: ...
     def next_index(self, node: int) -> int | None: ...
     def deliver(self, node: int, message: Message, now: float) -> None: ...
     def answered(self, node: int, index: int) -> None: ...
     def restart_window(self, node: int) -> None: ...
     def keep_next_index(self, node: int, index: int) -> None: ...
+    def learner_has(self, node: int, index: int) -> None: ...
+    def learner_asks(self, node: int, index: int) -> None: ...
 
 
 class _PreVote:
@@ -66,6 +75,8 @@ class MessageFilter:
         self, core: Core, emit: Callable[[int, Message], None], reads: ReadRounds, election_min_s: float, now: float
     ) -> None:
         self.now = now
+        self.heard_at = _NEVER
+        """When a leader was heard last; minus infinity for never."""
         self.installing = False
         """A snapshot is being installed: no entries are taken meanwhile."""
         self.malformed_count = 0
@@ -73,7 +84,7 @@ class MessageFilter:
         self._emit = emit
         self._reads = reads
         self._election_min_s = election_min_s
-        self._heard_at = _NEVER
+        self._leader_gone = False  # the link to the leader broke since it was heard
         self._pre_vote: _PreVote | None = None
         self._votes: set[tuple[int, int]] = set()  # (term, node)
         self._probe: dict[int, int] = {}  # leader: node -> how often the node's position was reset
@@ -137,6 +148,10 @@ class MessageFilter:
             self._emit(node, dict(question))
         return False
 
+    def leader_disconnected(self) -> None:
+        """The link to the leader broke: its process is gone, or the way to it. The vote lease toward it ends."""
+        self._leader_gone = True
+
     def log_became_durable(self) -> None:
         """Count the answers for entries that were not durable here when they came."""
         core = self._core
@@ -171,7 +186,11 @@ class MessageFilter:
         if type(kind) is not str or kind not in self._handlers:
             self.malformed_count += 1
             return
-        if kind in _ANSWERS and node not in self._core.peers:
+        if (
+            kind in _ANSWERS
+            and node not in self._core.peers
+            and not (kind == "next_node_idx" and node in self._core.learners)
+        ):
             return
         handler, fields = self._handlers[kind]
         for name, field_type in fields.items():
@@ -214,7 +233,9 @@ class MessageFilter:
     def _leader_is_alive(self) -> bool:
         """The vote lease: a leader was heard less than an election time ago. A leader answers for itself: it steps
         down when it hears no majority."""
-        return self._core.is_leader or self.now - self._heard_at < self._election_min_s
+        if self._core.is_leader:
+            return True
+        return not self._leader_gone and self.now - self.heard_at < self._election_min_s
 
     # Leader: answers
 
@@ -225,15 +246,22 @@ class MessageFilter:
             self._adopt(node, term)  # an answer of an earlier leadership says nothing about this one
             return
         next_index = min(message["next_node_idx"], core.log.last_index + 1)
+        learner = node in core.learners
         if message["success"]:
-            self._acked[node] = max(self._acked.get(node, 0), next_index - 1)
             core.answered(node, next_index - 1)
+            if learner:
+                core.learner_has(node, next_index - 1)
+                return
+            self._acked[node] = max(self._acked.get(node, 0), next_index - 1)
             self._count_answer(node)
         elif message["reset"] and message["rid"] == self._probe.get(node, 0):
             self._probe[node] = message["rid"] + 1
             core.restart_window(node)
-            self._deliver_answer(node, max(next_index, 1), success=False, reset=True)
-        else:
+            if learner:
+                core.learner_asks(node, max(next_index, 1))
+            else:
+                self._deliver_answer(node, max(next_index, 1), success=False, reset=True)
+        elif not learner:
             # An answer to an earlier probe, or to a heartbeat: only a sign of life.
             self._deliver_answer(node, next_index, success=False, reset=False)
 
@@ -246,7 +274,8 @@ class MessageFilter:
         before = core.next_index(node)
         self._deliver_answer(node, index + 1, success=True, reset=False)
         if before is not None:
-            core.keep_next_index(node, before)
+            # Not behind the answer either: of a voter that lost its disk more may have been counted than it has.
+            core.keep_next_index(node, max(before, index + 1))
         if self._acked[node] == index:
             del self._acked[node]
 
@@ -268,7 +297,8 @@ class MessageFilter:
         if entries is None:
             self.malformed_count += 1
             return
-        self._heard_at = self.now
+        self.heard_at = self.now
+        self._leader_gone = False
         self._pre_vote = None
         if "prevLogIdx" not in message or self.installing:
             self._beat(node, term, 0)  # a snapshot will come, or is on its way into the store
@@ -368,7 +398,7 @@ class MessageFilter:
         term = message["term"]
         if term < core.term:
             self._hint(node)
-        elif term == core.term or message["transfer"] or not self._leader_is_alive():
+        elif core.may_vote and (term == core.term or message["transfer"] or not self._leader_is_alive()):
             self._deliver(node, message)
 
     def _on_vote(self, node: int, message: Message) -> None:
@@ -379,7 +409,7 @@ class MessageFilter:
 
     def _on_timeout_now(self, node: int, message: Message) -> None:
         core = self._core
-        if message["term"] == core.term and node == core.leader_id:
+        if message["term"] == core.term and node == core.leader_id and core.may_campaign_itself:
             self._transfer_term = core.term + 1
             self._deliver(node, message)
 
@@ -387,7 +417,8 @@ class MessageFilter:
         core = self._core
         last = (core.log.last_term, core.log.last_index)
         granted = (
-            message["term"] >= core.term
+            core.may_vote
+            and message["term"] >= core.term
             and (message["last_log_term"], message["last_log_index"]) >= last
             and not self._leader_is_alive()
         )

@@ -29,9 +29,12 @@ TRUNCATE = 2  # index: the first entry that is no longer valid
 HARD_STATE = 3  # term; index: the node voted for in it, 0 for none
 TRIM = 4  # index, term of the new base
 RESET = 5  # index, term of the new base; nothing of the old log stays
-MEMBERS = 6  # data: the voters as of the base
-INSTALL = 7  # index, term, data: voters. A snapshot of this point is about to replace the state
+MEMBERS = 6  # data: the members as of the base
+INSTALL = 7  # index, term, data: members. A snapshot of this point is about to replace the state
 RECORD_KINDS = range(ENTRY, INSTALL + 1)
+
+
+CHANGE_KINDS = ("learn", "add", "rem")
 
 
 class Record(NamedTuple):
@@ -42,11 +45,28 @@ class Record(NamedTuple):
     data: bytes
 
 
-class Change(NamedTuple):
-    """A membership change: one voter more or one less."""
+class Member(NamedTuple):
+    """One replica of a group: a node with the disk it had when it became a member.
 
-    kind: str  # "add" or "rem", the core's words
+    A node whose disk was lost is the same node with another disk, and no member until the log says so: it has
+    forgotten its votes and what it acknowledged. disk 0: written before disks were known.
+    """
+
     node: int
+    disk: int
+    voter: bool
+    """A learner (False) gets entries and snapshots, and counts for nothing."""
+
+
+class Change(NamedTuple):
+    """A membership change of one node; it counts from the moment it is in a log."""
+
+    kind: str
+    """`learn`: a node becomes a learner. `add`: a learner, or a node that is no member, becomes a voter. `rem`: a
+    member goes."""
+    node: int
+    disk: int = 0
+    """`rem` with 0: whatever disk it has."""
 
 
 class Snapshot(NamedTuple):
@@ -54,11 +74,25 @@ class Snapshot(NamedTuple):
 
     index: int  # type: ignore[assignment]  # as above
     term: int
-    members: tuple[int, ...]
+    members: tuple[Member, ...]
+
+
+def after_change(members: tuple[Member, ...], change: Change) -> tuple[Member, ...]:
+    """The members after a change, in ascending order of nodes; the same if the change does not fit them."""
+    kind, node, disk = change
+    present = next((member for member in members if member.node == node), None)
+    if kind == "rem":
+        if present is None or disk not in (0, present.disk):
+            return members
+        return tuple(member for member in members if member is not present)
+    if present is not None and (kind == "learn" or present.voter or present.disk != disk):
+        return members
+    others = [member for member in members if member is not present]
+    return tuple(sorted([*others, Member(node, disk, kind == "add")]))
 
 
 def encode_change(change: Change) -> bytes:
-    packed: bytes = msgpack.packb([change.kind, change.node])
+    packed: bytes = msgpack.packb(list(change))
     return bytes((MEMBERSHIP,)) + packed
 
 
@@ -70,9 +104,14 @@ def decode_change(command: bytes) -> Change | None:
     if command[0] != MEMBERSHIP:
         return None
     value = msgpack.unpackb(command[1:])
-    if not isinstance(value, list) or len(value) != 2 or value[0] not in ("add", "rem") or type(value[1]) is not int:
+    if (
+        not isinstance(value, list)
+        or len(value) not in (2, 3)  # 2: written before disks were known
+        or value[0] not in CHANGE_KINDS
+        or not all(type(number) is int for number in value[1:])
+    ):
         raise ValueError("malformed membership change")
-    return Change(value[0], value[1])
+    return Change(*value)
 
 
 class GroupLog(list[Entry]):
@@ -87,8 +126,8 @@ class GroupLog(list[Entry]):
         self.group = group
         self.term = 0
         self.vote = 0
-        self.members: tuple[int, ...] = ()
-        """The voters as of the base. `voters()` adds the changes in the log. Empty: not decided yet."""
+        self.members: tuple[Member, ...] = ()
+        """The members as of the base. `members_now()` adds the changes in the log. Empty: not decided yet."""
         self.intent: Snapshot | None = None
         """A snapshot installation that was begun and not finished."""
         self.entry_bytes = 0
@@ -101,6 +140,7 @@ class GroupLog(list[Entry]):
         self.recovered_index = FIRST_INDEX
         """Of the entries that were here at start, the last that has not been truncated since."""
         self._changes: list[tuple[int, Change]] = []  # the membership changes behind the base, with their index
+        self._members_now: tuple[Member, ...] | None = ()  # None: to be worked out
         self._records: list[Record] = []
         self._marks: deque[tuple[int, int]] = deque()  # (seq, last index that was complete at that record)
         self._floating = False  # replay only: the entries before the base are missing, a later TRIM must explain it
@@ -136,9 +176,31 @@ class GroupLog(list[Entry]):
             position += 1
         return self[start:position]
 
+    def members_now(self) -> tuple[Member, ...]:
+        """The members as of the last entry, in ascending order: a change counts as soon as it is in the log.
+
+        The same object until they may have changed.
+        """
+        if self._members_now is None:
+            self._members_now = self._members_at(self[-1][1])
+        return self._members_now
+
     def voters(self) -> tuple[int, ...]:
-        """The voters as of the last entry, in ascending order: a change counts as soon as it is in the log."""
-        return self._members_at(self[-1][1])
+        """Nodes of the voters as of the last entry, in ascending order."""
+        return tuple(member.node for member in self.members_now() if member.voter)
+
+    def learners(self) -> tuple[int, ...]:
+        """Nodes of the learners as of the last entry, in ascending order."""
+        return tuple(member.node for member in self.members_now() if not member.voter)
+
+    def member(self, node: int, disk: int) -> Member | None:
+        """The member that is this node with this disk, as of the last entry."""
+        return next((member for member in self.members_now() if member[:2] == (node, disk)), None)
+
+    @property
+    def last_change_index(self) -> int:
+        """Index of the last membership change behind the base, 0 if there is none."""
+        return self._changes[-1][0] if self._changes else 0
 
     def snapshot_at(self, index: int) -> Snapshot:
         term = self.term_at(index)
@@ -146,14 +208,12 @@ class GroupLog(list[Entry]):
             raise ValueError(f"group {self.group}: index {index} is not within {self.base_index}..{self.last_index}")
         return Snapshot(index, term, self._members_at(index))
 
-    def _members_at(self, index: int) -> tuple[int, ...]:
-        if not self._changes:
-            return self.members
-        after = set(self.members)
+    def _members_at(self, index: int) -> tuple[Member, ...]:
+        members = self.members
         for at, change in self._changes:
             if at <= index:
-                (after.add if change.kind == "add" else after.discard)(change.node)
-        return tuple(sorted(after))
+                members = after_change(members, change)
+        return members
 
     @property
     def has_records(self) -> bool:
@@ -205,9 +265,12 @@ class GroupLog(list[Entry]):
     def onOneSecondTimer(self) -> None:
         """Nothing here depends on time."""
 
-    def set_members(self, members: tuple[int, ...]) -> None:
-        """The voters as of the base; decides them for a new log."""
+    def set_members(self, members: tuple[Member, ...]) -> None:
+        """The members as of the base; decides them for a new log. Raises ValueError if a node is named twice."""
+        if len({member.node for member in members}) < len(members):
+            raise ValueError(f"group {self.group}: a node is named twice in {members}")
         self.members = tuple(sorted(members))
+        self._members_now = None
         self._note(MEMBERS, self[0][1], 0, _pack_members(self.members))
 
     def trim(self, index: int) -> None:
@@ -313,6 +376,7 @@ class GroupLog(list[Entry]):
             self.intent = None
         elif kind == MEMBERS:
             self.members = _unpack_members(data)
+            self._members_now = None
         elif kind == INSTALL:
             self.intent = Snapshot(index, term, _unpack_members(data))
         else:
@@ -341,19 +405,24 @@ class GroupLog(list[Entry]):
             change = decode_change(command)
             if change is not None:
                 self._changes.append((index, change))
+                self._members_now = None
 
     def _cut(self, position: int) -> None:
         """Remove the entries from position on."""
         first = self[position][1]
         self.entry_bytes -= sum(len(entry[0]) for entry in self[position:])
-        self._changes = [item for item in self._changes if item[0] < first]
+        if self.last_change_index >= first:
+            self._changes = [item for item in self._changes if item[0] < first]
+            self._members_now = None
         del self[position:]
 
     def _drop_to(self, position: int) -> None:
         """Make the entry at position the base."""
         _, index, term = self[position]
         self.entry_bytes -= sum(len(entry[0]) for entry in self[1 : position + 1])
-        self._changes = [item for item in self._changes if item[0] > index]
+        if self._changes:
+            self._changes = [item for item in self._changes if item[0] > index]
+            self._members_now = None
         self[0 : position + 1] = [(NO_OP_COMMAND, index, term)]
 
     def _rebase(self, index: int, term: int) -> None:
@@ -361,15 +430,24 @@ class GroupLog(list[Entry]):
         self[:] = [(NO_OP_COMMAND, index, term)]
         self.entry_bytes = 0
         self._changes = []
+        self._members_now = None
 
 
-def _pack_members(members: tuple[int, ...]) -> bytes:
-    packed: bytes = msgpack.packb(list(members))
+def _pack_members(members: tuple[Member, ...]) -> bytes:
+    packed: bytes = msgpack.packb([list(member) for member in members])
     return packed
 
 
-def _unpack_members(data: bytes) -> tuple[int, ...]:
+def _unpack_members(data: bytes) -> tuple[Member, ...]:
     value = msgpack.unpackb(data)
-    if not isinstance(value, list) or not all(type(node) is int for node in value):
+    if not isinstance(value, list):
         raise ValueError("malformed member list")
-    return tuple(value)
+    return tuple(sorted(_unpack_member(item) for item in value))
+
+
+def _unpack_member(value: object) -> Member:
+    if type(value) is int:
+        return Member(value, 0, True)  # written before disks and learners were known
+    if isinstance(value, list) and [type(part) for part in value] == [int, int, bool]:
+        return Member(*value)
+    raise ValueError("malformed member list")

@@ -14,9 +14,13 @@ from wukong.errors import DataError, NotLeader
 from wukong.raft.config import RaftConfig
 from wukong.raft.core import RaftGroup
 from wukong.raft.filter import Message, MessageFilter
-from wukong.raft.log import FIRST_INDEX, MEMBERS, REGULAR, TRIM, Change, GroupLog, Record, Snapshot
+from wukong.raft.log import FIRST_INDEX, MEMBERS, REGULAR, TRIM, Change, GroupLog, Member, Record, Snapshot
 from wukong.raft.reads import ReadCallback, ReadRounds
 from wukong.raft.statemachine import Committed
+
+
+_HASTE = (0.05, 0.25)
+"""Parts of election_min after which an election is asked for when the link to the leader breaks."""
 
 
 class Leadership(NamedTuple):
@@ -38,7 +42,7 @@ class Ready(NamedTuple):
     leadership: Leadership | None
     """Set when leader or term as this node knows them changed."""
     snapshots: list[int]
-    """Followers that need entries which were trimmed here: stream them the state."""
+    """Followers and learners that need entries which were trimmed here: stream them the state."""
 
     @property
     def must_sync(self) -> bool:
@@ -49,8 +53,9 @@ class Ready(NamedTuple):
 class RawNode:
     """The replica of one group on one node.
 
-    log: as recovered, with its voters set. applied: (index, term) of the last entry whose effect the machine has kept,
-    (0, 0) for none. rng: draws election times. now: seconds, from any start, never backwards.
+    log: as recovered, with its members set. applied: (index, term) of the last entry whose effect the machine has kept,
+    (0, 0) for none. rng: draws election times. now: seconds, from any start, never backwards. disk: number of the disk
+    the log is on; this node stands for election and votes only while the log's members name it with this disk.
     Raises DataError if log and applied index do not belong together.
     """
 
@@ -63,11 +68,13 @@ class RawNode:
         config: RaftConfig,
         rng: random.Random,
         now: float,
+        disk: int = 0,
     ) -> None:
         if not log.voters():
             raise ValueError(f"group {log.group} has no voters")
         self.group = log.group
         self.node_id = node_id
+        self.disk = disk
         self.log = log
         self._config = config
         self._rng = rng
@@ -86,7 +93,7 @@ class RawNode:
 
     def _boot(self, applied_index: int) -> None:
         """Build core and filter from the log: at start, and after a snapshot took the log's place."""
-        core = RaftGroup(self.node_id, self.log, applied_index, self._config, self._rng, self._now)
+        core = RaftGroup(self.node_id, self.log, applied_index, self._config, self._rng, self._now, self.disk)
         self._core = core
         self._filter = MessageFilter(core, self._emit, self._reads, self._config.election_min_ms / 1000, self._now)
         core.attach(self._filter.outgoing, self._filter.may_campaign, self._snapshots.add)
@@ -118,8 +125,32 @@ class RawNode:
         return self.log.voters()
 
     @property
+    def members(self) -> tuple[Member, ...]:
+        """In ascending order of nodes; a change counts from the moment it is in the log."""
+        return self.log.members_now()
+
+    @property
     def has_peers(self) -> bool:
-        return bool(self._core.peers)
+        """Whether there is anybody to talk to, learners included."""
+        return bool(self._core.peers or self._core.learners)
+
+    @property
+    def transferring(self) -> bool:
+        """Leadership is being handed over: `propose` is refused until the other leads or election_max has passed."""
+        return self._core.transfer_target is not None
+
+    def match_index(self, node: int) -> int:
+        """Leading: up to where a member is known to hold the log, learners too. 0 for unknown."""
+        if not self._core.is_leader:
+            return 0
+        return self.log.durable_index if node == self.node_id else self._core.match_index(node)
+
+    def heard_at(self) -> float:
+        """When a leader was heard last; leading, the time since when a majority has been heard, this node included.
+
+        In the time of `now`. Minus infinity for never, infinity for a leader that is a majority alone.
+        """
+        return self._core.majority_heard_at() if self._core.is_leader else self._filter.heard_at
 
     @property
     def malformed_count(self) -> int:
@@ -131,23 +162,31 @@ class RawNode:
     def propose(self, data: bytes) -> None:
         """Append an entry. Its outcome is known when it is committed, or a later leader's entry takes its index.
 
-        Raises NotLeader, ValueError (empty, or over the limit).
+        Raises NotLeader (also while `transferring`: it names who is to lead), ValueError (empty, or over the limit).
         """
         if not self._core.is_leader:
             raise NotLeader(self.group, self._core.leader_id)
+        if self._core.transfer_target is not None:
+            raise NotLeader(self.group, self._core.transfer_target)
         if not 0 < len(data) <= self._config.max_entry_bytes:
             raise ValueError(f"an entry of {len(data)} bytes; 1 to {self._config.max_entry_bytes} are allowed")
         self._core.append(data)
 
     def change_members(self, change: Change) -> bool:
-        """Append a membership change. False if one is under way, or this leadership has not committed an entry yet,
-        or it changes nothing, or it would remove this leader (transfer first). Raises NotLeader."""
+        """Append a membership change. Raises NotLeader. False, and nothing happens, if one is under way, or this
+        leadership has not committed an entry yet, or a transfer is under way, or it would remove this leader (transfer
+        first), or it does not fit the members: only a learner, with the disk it has, that holds every membership change
+        becomes a voter; a member is not made a learner; nobody is removed with a disk he does not have."""
         if not self._core.is_leader:
             raise NotLeader(self.group, self._core.leader_id)
         return self._core.change_members(change)
 
     def transfer(self, node: int) -> bool:
-        """Ask a follower to take over at once. False unless it has every entry; do not propose meanwhile."""
+        """Ask a voter to take over as soon as it has every entry; `transferring` until then, for election_max at most.
+        False if this node does not lead, the other is not connected or no voter, needs a snapshot, or one is under
+        way."""
+        if not self._core.is_leader:
+            return False
         return self._core.transfer(node, self._now)
 
     def step(self, from_node: int, message: Message) -> None:
@@ -169,9 +208,19 @@ class RawNode:
         self._core.set_connected(node, True)
 
     def disconnected(self, node: int) -> None:
-        """A link to a node is gone, with everything that was under way on it."""
+        """A link to a node is gone, with everything that was under way on it.
+
+        If it leads, a killed process is the likely reason, so nobody waits out the election time: the vote lease toward
+        it ends and this node asks soon. PreVote keeps a leader in office that the others still hear.
+        """
         self._links.discard(node)
         self._core.set_connected(node, False)
+        if node == self._core.leader_id:
+            self._filter.leader_disconnected()
+            low, high = _HASTE
+            after_s = self._rng.uniform(low, high) * self._config.election_min_ms / 1000
+            self._core.hasten_election(after_s, self._now)
+        self._reads.lost(node)
 
     def read_index(self, callback: ReadCallback) -> None:
         """Find an index at which a read sees everything that was acknowledged before this call.
@@ -185,7 +234,7 @@ class RawNode:
                 callback(self.commit_index)
             else:
                 self._reads.wait(callback)
-        elif core.leader_id is None:
+        elif core.leader_id is None or core.leader_id not in self._links:
             callback(None)
         else:
             read_id = self._reads.forward(core.leader_id, self._now, callback)
@@ -201,7 +250,7 @@ class RawNode:
     def ready(self) -> Ready:
         """What has to be done now. Call it after inputs; it is empty when there is nothing."""
         core, log = self._core, self.log
-        if core.is_leader and core.peers:
+        if core.is_leader and self.has_peers:
             core.replicate(heartbeat=False)
         if self._reads.has_waiting:
             self._filter.start_reads()
@@ -280,7 +329,9 @@ class RawNode:
     def finish_install(self, from_node: int, snapshot: Snapshot) -> None:
         """The machine's durable state stands at the snapshot. Entries handed out before are void."""
         self.log.finish_install(snapshot)
+        heard_at = self._filter.heard_at
         self._boot(snapshot.index)
+        self._filter.heard_at = heard_at
         self._filter.answer_installed(from_node, snapshot.index)
 
 

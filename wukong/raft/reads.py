@@ -86,6 +86,13 @@ class ReadRounds:
             del self._forwarded[read_id]
             self._call([forwarded[2]], index)
 
+    def lost(self, leader: int) -> None:
+        """The link to a node broke: what was asked of it gets None."""
+        for number, (asked, _, callback) in list(self._forwarded.items()):
+            if asked == leader:
+                del self._forwarded[number]
+                self._call([callback], None)
+
     def fail_led(self) -> None:
         """This node does not lead: what waited for its rounds gets None."""
         waiting, self._waiting = self._waiting, []

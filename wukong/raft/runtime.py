@@ -14,15 +14,16 @@ import logging
 import random
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from queue import SimpleQueue
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from wukong.clock import Clock
 from wukong.errors import NotLeader, Unavailable
 from wukong.raft.config import RaftConfig
 from wukong.raft.filter import Message
+from wukong.raft.log import Change, Member, Snapshot
 from wukong.raft.rawnode import RawNode
 from wukong.raft.statemachine import Committed, Machine
 from wukong.raft.wal import Batch, Wal
@@ -58,7 +59,23 @@ _SLICE_ENTRY_COUNT = 4096
 _ENTRY_OVERHEAD_BYTES = 64
 
 
-class _DiskThread:
+class Disk(Protocol):
+    """What writes the log: one batch at a time, in order; each is reported on the loop."""
+
+    busy_seconds: float
+
+    def submit(self, batch: Batch) -> None: ...
+
+    def stop(self, timeout_s: float) -> bool: ...
+
+
+DiskFactory = Callable[[Wal, Clock, asyncio.AbstractEventLoop, Callable[[BaseException | None], None]], Disk]
+
+RunBlocking = Callable[[Callable[[], None]], Awaitable[None]]
+"""Runs something that waits for the disk without holding the loop; one at a time."""
+
+
+class DiskThread:
     """Writes batches one after the other and reports each to the loop.
 
     A thread of its own instead of an executor: 25 instead of 40 microseconds for the way there and back.
@@ -103,11 +120,13 @@ class _DiskThread:
 class Runtime:
     """All groups of one node. Created stopped; `start`, use, `stop`. Everything runs on the loop of `start`.
 
-    wal: open, owned from here on. peers: the other voters when the groups are new; later the log knows them.
+    wal: open, owned from here on. members: of groups that are new, as of their first index; later the log knows them.
+    disk: the number of this node's data directory (docs/design/cluster.md, 1).
     on_fatal: called once, on the loop, with what broke; must end the process.
     send: where messages to other nodes go; nothing is sent without it.
     snapshot_needed: told (group, node) at every heartbeat while a follower needs entries that were trimmed here.
-    rng: draws election times.
+    pinned: the smallest index of a group that a snapshot under way stands at, None for none: what follows it is kept.
+    rng: draws election times. disk_thread, run_blocking: who writes the log, flushes and flips; for the simulation.
     """
 
     def __init__(
@@ -118,11 +137,15 @@ class Runtime:
         machine: Machine,
         clock: Clock,
         on_fatal: Callable[[BaseException], None],
-        peers: Iterable[int] = (),
+        members: tuple[Member, ...] = (),
+        disk: int = 0,
         config: RaftConfig | None = None,
         send: SendMessage | None = None,
         snapshot_needed: Callable[[int, int], None] | None = None,
+        pinned: Callable[[int], int | None] | None = None,
         rng: random.Random | None = None,
+        disk_thread: DiskFactory = DiskThread,
+        run_blocking: RunBlocking | None = None,
     ) -> None:
         self.node_id = node_id
         self.group_count = len(wal.logs)
@@ -130,10 +153,12 @@ class Runtime:
         self._machine = machine
         self._clock = clock
         self._on_fatal = on_fatal
-        self._peers = tuple(peers)
+        self._members = members or (Member(node_id, disk, True),)
+        self._disk_number = disk
         self._config = config or RaftConfig()
         self._send = send
         self._snapshot_needed = snapshot_needed
+        self._pinned = pinned
         self._rng = rng or random.Random()
         self._nodes: list[RawNode] = []
         self._applied: list[int] = []
@@ -157,8 +182,13 @@ class Runtime:
         self._timer: asyncio.TimerHandle | None = None
         self._trimmed_at_bytes = 0
         self._trim_task: asyncio.Task[None] | None = None
-        self._flusher = ThreadPoolExecutor(1, "raft-flush")
-        self._disk: _DiskThread | None = None
+        self._flusher: ThreadPoolExecutor | None = None
+        self._run_blocking = run_blocking or self._in_thread
+        self._disk_thread = disk_thread
+        self._disk: Disk | None = None
+        self._installing: set[int] = set()
+        self._held: set[int] = set()
+        self._durable_waiters: list[tuple[int, int, asyncio.Future[None]]] = []  # (group, seq, who waits)
 
     # -- life
 
@@ -172,10 +202,11 @@ class Runtime:
         applied = self._machine.applied()
         now = self._clock.monotonic()
         for log in self._wal.logs:
-            if not log.voters():
-                log.set_members((self.node_id, *self._peers))
+            if not log.members:
+                log.set_members(self._members)
             node = RawNode(
                 node_id=self.node_id,
+                disk=self._disk_number,
                 log=log,
                 applied=applied.get(log.group, (0, 0)),
                 config=self._config,
@@ -184,13 +215,13 @@ class Runtime:
             )
             self._nodes.append(node)
             self._applied.append(max(applied.get(log.group, (0, 0))[0], log.base_index))
-        self._disk = _DiskThread(self._wal, self._clock, self._loop, self._persisted)
+        self._disk = self._disk_thread(self._wal, self._clock, self._loop, self._persisted)
         self._unready = set(range(self.group_count))
         self._ready = self._loop.create_future()
         self._running = True
         self._active.update(range(self.group_count))
         if any(node.has_peers for node in self._nodes):
-            self._timer = self._loop.call_later(self._config.tick_ms / 1000, self._tick)
+            self._keep_ticking()
         self._turn()
 
     async def ready(self) -> None:
@@ -223,9 +254,14 @@ class Runtime:
         if self._trim_task is not None:
             _, pending = await asyncio.wait([self._trim_task], timeout=timeout_s)
             at_rest = not pending
-        self._flusher.shutdown(wait=False)
         if self._disk is not None:
-            at_rest = await asyncio.to_thread(self._disk.stop, timeout_s) and at_rest
+            disk = self._disk
+            stopped: list[bool] = []
+            if at_rest:
+                await self._run_blocking(lambda: stopped.append(disk.stop(timeout_s)))
+            at_rest = stopped == [True]
+        if self._flusher is not None:
+            self._flusher.shutdown(wait=False)
         if at_rest:
             self._wal.close()
         else:
@@ -242,6 +278,10 @@ class Runtime:
                 if not future.done():
                     future.set_exception(reason)
         self._waiters.clear()
+        for _, _, future in self._durable_waiters:
+            if not future.done():
+                future.set_exception(reason)
+        self._durable_waiters.clear()
         if self._ready is not None and not self._ready.done():
             self._ready.set_exception(reason)
             self._ready.exception()  # nobody has to wait for it
@@ -271,12 +311,46 @@ class Runtime:
     def is_leader(self, group: int) -> bool:
         return self._nodes[group].is_leader
 
+    def accepts(self, group: int) -> bool:
+        """Whether entries for the group may be proposed here: it leads, and is not handing over."""
+        raw = self._nodes[group]
+        return raw.is_leader and not raw.transferring and group not in self._held
+
+    def hold(self, group: int, on: bool) -> None:
+        """Take no proposals for a group for a moment, so that its next leader can catch up."""
+        (self._held.add if on else self._held.discard)(group)
+        if not on:
+            self.wake()
+
     def leader(self, group: int) -> int | None:
         """Node id of the group's leader as this node knows it."""
         return self._nodes[group].leader
 
     def term(self, group: int) -> int:
         return self._nodes[group].term
+
+    def commit_index(self, group: int) -> int:
+        return self._nodes[group].commit_index
+
+    def last_index(self, group: int) -> int:
+        """Of the log here, committed or not."""
+        return self._nodes[group].log.last_index
+
+    def members(self, group: int) -> tuple[Member, ...]:
+        """As of the last entry of the log here."""
+        return self._nodes[group].members
+
+    def match_index(self, group: int, node: int) -> int:
+        """On the leader: up to where a member is known to hold the log; 0 if nothing is known."""
+        return self._nodes[group].match_index(node)
+
+    def heard_s(self, group: int) -> float:
+        """Seconds since this node heard the group's leader or, leading it, a majority."""
+        return self._clock.monotonic() - self._nodes[group].heard_at()
+
+    def backlog_bytes(self) -> int:
+        """Committed and not applied."""
+        return self._queue_bytes
 
     def stats(self) -> Stats:
         return Stats(
@@ -386,10 +460,95 @@ class Runtime:
         self._active.update(range(self.group_count))
         self.wake()
 
+    # -- members and leaders
+
+    def change_members(self, group: int, change: Change) -> bool:
+        """Append a membership change to a group led here. False: not now (one at a time, see RawNode).
+        Raises NotLeader, Unavailable."""
+        if not self._running:
+            raise Unavailable("the log is not running")
+        done = self._nodes[group].change_members(change)
+        self._keep_ticking()
+        self._active.add(group)
+        self.wake()
+        return done
+
+    def transfer(self, group: int, node: int) -> bool:
+        """Ask a voter to take a group over that is led here. False unless it has every entry; ask again."""
+        if not self._running or not self._nodes[group].is_leader:
+            return False
+        done = self._nodes[group].transfer(node)
+        self._active.add(group)
+        self.wake()
+        return done
+
+    # -- snapshots
+
+    def snapshot_at(self, group: int, index: int) -> Snapshot:
+        """The point of the log that the state at an applied index stands for. Raises ValueError if the log does not
+        reach there."""
+        return self._nodes[group].snapshot_at(index)
+
+    async def install(
+        self, group: int, from_node: int, leader_term: int, snapshot: Snapshot, flip: Callable[[], None]
+    ) -> bool:
+        """Put a complete snapshot in the place of a group's state and log. flip makes the staged rows current,
+        durably; it blocks and is run beside the loop while nothing is applied to the group. False: thrown away, because
+        this node has applied as much, or the leader is not the leader any more. Raises Unavailable when the runtime
+        ends.
+        """
+        raw = self._nodes[group]
+        if not self._running or group in self._installing or snapshot.index <= self._applied[group]:
+            return False
+        if not raw.begin_install(from_node, leader_term, snapshot):
+            self._active.add(group)
+            self.wake()
+            return False
+        self._installing.add(group)
+        try:
+            # What was handed out and not applied is part of the snapshot.
+            kept = [entry for entry in self._queue if entry.group != group]
+            self._queue_bytes -= sum(
+                _ENTRY_OVERHEAD_BYTES + len(entry.data) for entry in self._queue if entry.group == group
+            )
+            self._queue = deque(kept)
+            durable: asyncio.Future[None] = self._loop.create_future()
+            self._durable_waiters.append((group, raw.log.seq, durable))
+            self._active.add(group)
+            self.wake()
+            await durable
+            await self._run_blocking(flip)
+            if not self._running:
+                raise Unavailable("the log ended while a snapshot was installed")
+            raw.finish_install(from_node, snapshot)
+            self._applied[group] = snapshot.index
+            self._machine.installed(group, snapshot.index, snapshot.term)
+            self._release(group)
+        except BaseException as error:
+            # Half-way there is no way on but recovery: entries were thrown away, and the log has noted its intent.
+            if self._running:
+                self._fail(error)
+            raise
+        finally:
+            self._installing.discard(group)
+        self._active.add(group)
+        self.wake()
+        return True
+
+    async def _in_thread(self, work: Callable[[], None]) -> None:
+        if self._flusher is None:
+            self._flusher = ThreadPoolExecutor(1, "raft-flush")
+        await self._loop.run_in_executor(self._flusher, work)
+
+    def _keep_ticking(self) -> None:
+        """Look at the clock from now on. A node alone has no reason to."""
+        if self._timer is None:
+            self._timer = self._loop.call_later(self._config.tick_ms / 1000, self._tick)
+
     def _tick(self) -> None:
         self._timer = self._loop.call_later(self._config.tick_ms / 1000, self._tick)
         self._active.update(group for group, raw in enumerate(self._nodes) if raw.has_peers)
-        if not self._turn_due:
+        if self._active and not self._turn_due:
             self._turn()
 
     # -- the step
@@ -446,7 +605,7 @@ class Runtime:
                 if ready.records:
                     self._wal.append(ready.records)
                     self._unsynced[group] = ready.seq
-                if ready.committed:
+                if ready.committed and group not in self._installing:
                     self._queue.extend(ready.committed)
                     self._queue_bytes += sum(_ENTRY_OVERHEAD_BYTES + len(entry.data) for entry in ready.committed)
                 if group in self._unready:
@@ -474,8 +633,18 @@ class Runtime:
             return
         self._active.update(self._syncing)
         self._syncing = {}
+        if self._durable_waiters:
+            self._tell_durable()
         if not self._turn_due:  # a second chain of turns would never end
             self._turn()
+
+    def _tell_durable(self) -> None:
+        waiting, self._durable_waiters = self._durable_waiters, []
+        for group, seq, future in waiting:
+            if self._nodes[group].log.durable_seq < seq:
+                self._durable_waiters.append((group, seq, future))
+            elif not future.done():
+                future.set_result(None)
 
     def _apply_slice(self) -> None:
         """Apply as much as fits into a few milliseconds; the size follows the speed of the last slices."""
@@ -489,11 +658,9 @@ class Runtime:
             size += _ENTRY_OVERHEAD_BYTES + len(entry.data)
             entries.append(entry)
         self._queue_bytes -= size
-        carrying = [entry for entry in entries if entry.data]
-        if carrying:
-            started = self._clock.monotonic()
-            self._machine.apply(carrying)
-            self._adapt(size, (self._clock.monotonic() - started) * 1000)
+        started = self._clock.monotonic()
+        self._machine.apply(entries)
+        self._adapt(size, (self._clock.monotonic() - started) * 1000)
         applied = self._applied
         for group, index, _, _ in entries:
             applied[group] = index
@@ -536,10 +703,12 @@ class Runtime:
         """Make the state durable, then forget the log behind it. Owned by the runtime, ends by itself."""
         try:
             applied = self._machine.applied()
-            await self._loop.run_in_executor(self._flusher, self._machine.flush)
+            await self._run_blocking(self._machine.flush)
             if not self._running:
                 return
             for group, (index, _) in applied.items():
+                if group in self._installing:
+                    continue
                 raw = self._nodes[group]
                 raw.trim(self._retained(raw, index))
                 self._active.add(group)
@@ -550,9 +719,12 @@ class Runtime:
             self._trim_task = None
 
     def _retained(self, raw: RawNode, index: int) -> int:
-        """Where to trim so that followers that were away for a moment still find their entries."""
+        """Where to trim so that followers that were away for a moment, or take a snapshot now, find their entries."""
         if not raw.has_peers:
             return index
+        pinned = self._pinned(raw.group) if self._pinned is not None else None
+        if pinned is not None:
+            index = min(index, pinned)
         log, kept = raw.log, 0
         base = log.base_index
         while index > base and kept < self._config.retain_bytes:

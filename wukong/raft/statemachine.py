@@ -4,7 +4,8 @@ from typing import NamedTuple, Protocol
 
 
 class Committed(NamedTuple):
-    """One committed entry, in log order per group. `data` is what `collect` returned on some node."""
+    """One committed entry, in log order per group. `data` is what `collect` returned on some node, or empty: an entry of
+    the log itself (a leader's first, a membership change), which counts as applied like the others."""
 
     group: int
     index: int  # type: ignore[assignment]
@@ -31,6 +32,10 @@ class Machine(Protocol):
     def flush(self) -> None:
         """Make the state durable (blocks, called in a worker thread). The runtime then drops log segments behind
         the applied indexes it read before the call."""
+        ...
+
+    def installed(self, group: int, index: int, term: int) -> None:
+        """A snapshot took the place of the group's state: everything read from it before is void."""
         ...
 
     def leadership(self, group: int, leader: int | None, term: int) -> None:

@@ -1,25 +1,44 @@
 """The data directory of one node: who may use it and what was fixed when it was made.
 
-Layout: `node.json` (format, node id, slot count), `lock` (held while the process lives), `store/` (RocksDB) and
-`wal/` (log).
+Layout: `node.json` (format, node id, slot count, disk, formation), `lock` (held while the process lives), `store/`
+(RocksDB) and `wal/` (log). The disk is a random number that this directory was given when it was made; the formation
+says which nodes, on which disks, the cluster began with (docs/design/cluster.md, 1).
 """
 
 import contextlib
 import fcntl
 import json
 import os
+import secrets
 from pathlib import Path
+from typing import NamedTuple
 
 from wukong.errors import DataError
 
 FORMAT = 1
 
 
+class Formation(NamedTuple):
+    """How a cluster began: its number, and the (node, disk) pairs that were its first voters."""
+
+    cluster: int
+    members: tuple[tuple[int, int], ...]
+
+
+def new_number() -> int:
+    """For a disk or a cluster: never 0, and never the same twice."""
+    return secrets.randbits(62) + 1
+
+
 class DataDir:
     """Open the directory for this process, making it when absent. node_id and slot_count must be those it was made
     with. Raises DataError when another process holds it, when it belongs to another node, or cannot be used.
 
-    slot_count: of the files; a differing configuration is refused, because rows and log entries are cut by it."""
+    slot_count: of the files; a differing configuration is refused, because rows and log entries are cut by it.
+    disk: this directory's number. formation: None until `form`: the node belongs to no cluster yet."""
+
+    disk: int
+    formation: Formation | None
 
     def __init__(self, path: Path, *, node_id: int, slot_count: int) -> None:
         self.path = path
@@ -59,11 +78,24 @@ class DataDir:
                     f"{self.path} holds data but no node.json, so it is not known whose it is. "
                     "Restore node.json from a backup, or start with an empty directory"
                 )
-            _write_durably(name, {"format": FORMAT, "node_id": node_id, "slot_count": slot_count})
+            self.disk, self.formation = new_number(), None
+            self._facts: dict[str, object] = {
+                "format": FORMAT,
+                "node_id": node_id,
+                "slot_count": slot_count,
+                "disk": self.disk,
+            }
+            _write_durably(name, self._facts)
             return
         try:
             facts = json.loads(name.read_text())
+            self._facts = facts
             made_by = int(facts["format"]), int(facts["node_id"]), int(facts["slot_count"])
+            self.disk = int(facts.get("disk", 0))
+            self.formation = None
+            if "cluster" in facts:
+                members = tuple((int(node), int(disk)) for node, disk in facts["members"])
+                self.formation = Formation(int(facts["cluster"]), members)
         except (ValueError, KeyError, TypeError) as error:
             raise DataError(f"{name} cannot be read ({error}). Restore it from a backup") from error
         if made_by[0] != FORMAT:
@@ -77,13 +109,23 @@ class DataDir:
                 f"{self.path} was made with {made_by[2]} slots, this configuration says {slot_count} (keys "
                 "wukong.slotCount, cluster.slotCount). The number is fixed when the directory is made"
             )
+        if self.formation is None and any(self.wal.glob("*.wal")) and "disk" not in facts:
+            # Made before directories had numbers, by a node alone.
+            self.form(Formation(new_number(), ((node_id, 0),)))
+
+    def form(self, formation: Formation) -> None:
+        """Belong to a cluster from now on, durably. Blocks for two syncs; once in a directory's life."""
+        assert self.formation is None
+        facts = {**self._facts, "cluster": formation.cluster, "members": [list(pair) for pair in formation.members]}
+        _write_durably(self.path / "node.json", facts)
+        self._facts, self.formation = facts, formation
 
     def close(self) -> None:
         with contextlib.suppress(OSError):
             os.close(self._lock)
 
 
-def _write_durably(name: Path, facts: dict[str, int]) -> None:
+def _write_durably(name: Path, facts: dict[str, object]) -> None:
     temporary = name.with_suffix(".tmp")
     with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
         json.dump(facts, file)

@@ -39,7 +39,8 @@ def slot_prefix(slot: int, generation: int) -> bytes:
 
 
 class Generations:
-    """Which generation of each slot counts. One per open store; calls for one slot must not overlap.
+    """Which generation of each slot counts. One per open store; calls for one slot must not overlap, but for `current`
+    and `prefix`, which may be asked while a flip runs in another thread and tell the generation before or after it.
 
     Opening it removes every generation that is neither current nor staged: what a crash left between flip and drop.
     A number is never given out twice, so a late writer of an abandoned stage can harm nothing.
@@ -63,11 +64,16 @@ class Generations:
         """The generation being built beside the current one, also after a restart."""
         return self._staged.get(slot)
 
+    def staged_slots(self) -> list[int]:
+        """Slots with a generation being built, also those a crash left."""
+        return sorted(self._staged)
+
     def prefix(self, slot: int) -> bytes:
         """Key prefix of the current generation. Ask again after a flip."""
         prefix = self._prefixes.get(slot)
         if prefix is None:
-            prefix = self._prefixes[slot] = slot_prefix(slot, self.current(slot))
+            # A flip in another thread may end between these two: what it has put there stays.
+            prefix = self._prefixes.setdefault(slot, slot_prefix(slot, self.current(slot)))
         return prefix
 
     def stage(self, slot: int) -> int:
@@ -96,7 +102,7 @@ class Generations:
         self._store.write(changes)
         self._store.flush()
         self._current[slot] = generation
-        self._prefixes.pop(slot, None)
+        self._prefixes[slot] = slot_prefix(slot, generation)
         del self._staged[slot]
 
     def drop(self, slot: int, generation: int) -> None:

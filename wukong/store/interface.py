@@ -9,6 +9,24 @@ from collections.abc import Mapping
 from typing import Protocol
 
 
+class StoreView(Protocol):
+    """The rows of one moment. For the thread that took it; for minutes, not for ever (see `Store.snapshot`)."""
+
+    def get(self, key: bytes) -> bytes | None: ...
+
+    def scan(
+        self, start: bytes, end: bytes, *, limit: int | None = None, limit_bytes: int | None = None
+    ) -> list[tuple[bytes, bytes]]:
+        """Rows with start <= key < end in byte order, at most limit of them, keys and values together of at most
+        limit_bytes; but the first row comes whatever its size. Going on behind the last row of the scan before
+        (start = its key + 00) costs no search."""
+        ...
+
+    def close(self) -> None:
+        """Gives up what the view holds. Closing it twice does nothing; reading it then raises RuntimeError."""
+        ...
+
+
 class Store(Protocol):
     def get(self, key: bytes) -> bytes | None: ...
 
@@ -28,6 +46,13 @@ class Store(Protocol):
 
     def delete_range(self, start: bytes, end: bytes) -> None:
         """Delete every key with start <= key < end."""
+        ...
+
+    def snapshot(self, end: bytes) -> StoreView:
+        """The rows below end as they are now, whatever is written, deleted or compacted later. Cheap to take.
+
+        While it lives the disk keeps the files of this moment too, at most the size of the store once more. Closing the
+        store closes its views."""
         ...
 
     def flush(self) -> None:

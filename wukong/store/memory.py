@@ -5,7 +5,7 @@ Every batch since the last flush keeps what it replaced, so the newest can be un
 """
 
 from bisect import bisect_left
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from wukong.store.keylist import add_keys
 
@@ -76,6 +76,12 @@ class MemoryStore:
         if first < last:
             self._undo.append(self._apply(dict.fromkeys(self._keys[first:last])))
 
+    def snapshot(self, end: bytes) -> "MemoryView":
+        self._check_open()
+        self._settle()
+        keys = self._keys[: bisect_left(self._keys, end)]
+        return MemoryView(keys, {key: self._values[key] for key in keys}, lambda: self._closed)
+
     def flush(self) -> None:
         self._check_open()
         self._undo = []
@@ -134,3 +140,43 @@ class MemoryStore:
         self._settle()
         first = bisect_left(self._keys, start)
         return first, max(first, bisect_left(self._keys, end))
+
+
+class MemoryView:
+    """`StoreView`: a copy."""
+
+    def __init__(self, keys: list[bytes], values: dict[bytes, bytes], store_closed: Callable[[], bool]) -> None:
+        self._keys = keys
+        self._values = values
+        self._store_closed = store_closed
+        self._closed = False
+
+    def get(self, key: bytes) -> bytes | None:
+        self._check_open()
+        return self._values.get(key)
+
+    def scan(
+        self, start: bytes, end: bytes, *, limit: int | None = None, limit_bytes: int | None = None
+    ) -> list[tuple[bytes, bytes]]:
+        self._check_open()
+        first = bisect_left(self._keys, start)
+        last = bisect_left(self._keys, end)
+        if limit is not None:
+            last = min(last, first + max(limit, 0))
+        rows: list[tuple[bytes, bytes]] = []
+        size = 0
+        for key in self._keys[first:last]:
+            value = self._values[key]
+            size += len(key) + len(value)
+            if rows and limit_bytes is not None and size > limit_bytes:
+                break
+            rows.append((key, value))
+        return rows
+
+    def close(self) -> None:
+        self._closed = True
+        self._keys, self._values = [], {}
+
+    def _check_open(self) -> None:
+        if self._closed or self._store_closed():
+            raise RuntimeError("the view is closed")

@@ -11,6 +11,7 @@ What holds the GIL: `write` and a checkpoint. What releases it: `flush`, the flu
 """
 
 import os
+import weakref
 from collections.abc import Callable, Mapping
 from typing import Any, NoReturn, cast
 
@@ -98,6 +99,7 @@ class RocksStore:
         self._get: Callable[[bytes], bytes | None] = raw.get
         self._get_list: Callable[[list[bytes]], list[bytes | None]] = raw.get
         self._cursor: Callable[[ReadOptions], RdictIter] = raw.iter
+        self._views: weakref.WeakSet[RocksView] = weakref.WeakSet()
 
     def get(self, key: bytes) -> bytes | None:
         try:
@@ -169,6 +171,19 @@ class RocksStore:
         except Exception as error:
             self._write_failed(error)
 
+    def snapshot(self, end: bytes) -> "RocksView":
+        """As in `Store`. About 3 µs; closing one that outlived memtables up to 4 ms."""
+        bounds = ReadOptions()
+        bounds.set_iterate_upper_bound(end)
+        # Files that only the view still held are deleted by a thread of RocksDB, not by whoever closes the view.
+        bounds.set_background_purge_on_iterator_cleanup(True)
+        try:
+            view = RocksView(self._cursor(bounds), end, self._read_failed)
+        except Exception as error:
+            self._read_failed(error)
+        self._views.add(view)
+        return view
+
     def flush(self) -> None:
         """As in `Store`. What is written by another thread while it runs may or may not be covered."""
         if self._failure is not None:
@@ -216,6 +231,9 @@ class RocksStore:
 
     def close(self) -> None:
         """Sync, flush the memtables and give up the lock. Blocks. Raises OSError if that did not reach the disk."""
+        # An open cursor would keep the database open and its lock held.
+        for view in list(self._views):
+            view.close()
         try:
             if self._failure is None:
                 self._db.flush_wal(True)
@@ -242,6 +260,57 @@ class RocksStore:
             raise RuntimeError(f"{self.path}: the store is closed") from error
         if isinstance(error, TypeError):
             raise error
+
+
+class RocksView:
+    """`StoreView` over one open cursor, which keeps the memtables and files of the moment it was made.
+
+    Not over `Rdict.snapshot()`: in rocksdict 0.3.29 only its look-ups read the snapshot, its iterators read the present.
+    """
+
+    def __init__(self, cursor: RdictIter, end: bytes, failed: Callable[[Exception], NoReturn]) -> None:
+        self._cursor: RdictIter | None = cursor
+        self._end = end
+        self._failed = failed
+        self._next: bytes | None = None  # the start of a scan for which the cursor stands at the right place already
+
+    def get(self, key: bytes) -> bytes | None:
+        rows = self.scan(key, key + b"\0", limit=1)
+        return rows[0][1] if rows else None
+
+    def scan(
+        self, start: bytes, end: bytes, *, limit: int | None = None, limit_bytes: int | None = None
+    ) -> list[tuple[bytes, bytes]]:
+        """As in `StoreView`."""
+        cursor = self._cursor
+        if cursor is None:
+            raise RuntimeError("the view is closed")
+        end = min(end, self._end)
+        if start >= end or (limit is not None and limit <= 0):
+            return []
+        rows: list[tuple[bytes, bytes]] = []
+        size = 0
+        key, value, step = cursor.key, cursor.value, cursor.next
+        try:
+            if start != self._next:
+                cursor.seek(start)
+            while (row := key()) is not None and row < end and len(rows) != limit:
+                content = value()
+                size += len(row) + len(content)
+                if rows and limit_bytes is not None and size > limit_bytes:
+                    break
+                rows.append((row, content))
+                step()
+            # As in `RocksStore.scan`: only the status tells damage from the end.
+            cursor.status()
+        except Exception as error:
+            self._next = None
+            self._failed(error)
+        self._next = rows[-1][0] + b"\0" if rows else start
+        return rows
+
+    def close(self) -> None:
+        self._cursor = None
 
 
 _REPAIR = (

@@ -1,0 +1,456 @@
+"""One life of one simulated node: the product's parts as the composition root joins them, without sockets and threads.
+
+The gateway is the only part that is made up: it speaks with simulated clients (clients.py) and keeps the promises of
+the real one: pushes wait for the CONNACK, a session that ended gets nothing, the logout comes when the socket is gone.
+"""
+
+import asyncio
+import hashlib
+import logging
+import random
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from tests.simulation.disk import Disk
+from tests.simulation.loop import ProcessClock, ProcessLoop
+from tests.simulation.network import SimLinks
+from wukong.channel.commands import PutSettings, decode_entry
+from wukong.channel.state import Settings
+from wukong.dispatch.dispatcher import Dispatcher
+from wukong.dispatch.retry import RetryPolicy
+from wukong.errors import Unavailable, WukongError
+from wukong.links import kinds
+from wukong.node.node import Node
+from wukong.protocol.packets import Recvack, Send, Sendack
+from wukong.protocol.recv_frame import RecvView
+from wukong.raft.config import RaftConfig
+from wukong.raft.runtime import Runtime
+from wukong.raft.statemachine import Committed
+from wukong.service.overview import Overview
+from wukong.service.sessions import Login, LoginRefused, Sessions
+from wukong.service.usecases import UseCases
+from wukong.session.audience import Audience
+from wukong.session.registry import Registry
+from wukong.store.overlay import prefix_end
+
+if TYPE_CHECKING:
+    from tests.simulation.clients import Wire
+    from tests.simulation.world import World
+
+log = logging.getLogger(__name__)
+
+SYSTEM_UID = "____system"
+CMD_SUFFIX = "____cmd"
+DIGEST_EVERY = 40
+
+
+class Tuning(msgspec.Struct, frozen=True):
+    """What may differ from node to node: the operator's file."""
+
+    segment_bytes: int
+    rewrite_bytes: int
+    head_limit: int
+    pack_limit_bytes: int
+    raft: RaftConfig
+    retry: RetryPolicy
+    retry_scan_s: float
+    settings: Settings
+    push_delay_s: float
+
+
+class Server:
+    """state: "starting", "serving", "stopped" (in order), "dead"."""
+
+    def __init__(self, world: "World", node_id: int, disk: Disk, tuning: Tuning) -> None:
+        self.world = world
+        self.node_id = node_id
+        self.disk = disk
+        self.tuning = tuning
+        self.rng = random.Random(world.rng.getrandbits(64))
+        self.state = "starting"
+        self.loop = ProcessLoop(
+            world.scheduler,
+            f"node {node_id}",
+            world.fault,
+            rate=world.rng.choice((1.0, 1.0, 0.97, 1.03)),
+            start_s=world.rng.uniform(1.0, 1e5),
+        )
+        self.clock = ProcessClock(self.loop, world.wall_ms[node_id])
+        self.links = SimLinks(world.network, node_id, self.loop)
+        self.gateway = SimGateway(self)
+        self.runtime: Runtime | None = None
+        self.node: Node | None = None
+        self.calls: dict[int, Callable[[], None]] = {}  # requests under way here -> what tells their caller of our end
+        self.loop.create_task(self.run(), name="start")
+
+    # -- life
+
+    async def run(self) -> None:
+        try:
+            await self.start()
+        except WukongError as error:
+            if self.state not in ("dead", "stopped"):
+                self.world.start_failed(self, error)
+
+    async def start(self) -> None:
+        world, tuning = self.world, self.tuning
+        slots = world.options.slots
+        wal = self.disk.open(
+            node_id=self.node_id,
+            group_count=slots,
+            segment_bytes=tuning.segment_bytes,
+            rewrite_bytes=tuning.rewrite_bytes,
+        )
+        self.registry = Registry()
+        self.audience = Audience()
+        self.dispatcher = Dispatcher(
+            node_id=self.node_id,
+            registry=self.registry,
+            audience=self.audience,
+            clock=self.clock,
+            policy=tuning.retry,
+            system_uid=SYSTEM_UID,
+            cmd_suffix=CMD_SUFFIX,
+        )
+        self.dispatcher.gateway = self.gateway
+        node = self.node = Node(
+            node_id=self.node_id,
+            slot_count=slots,
+            store=self.disk.store,
+            clock=self.clock,
+            effects_sink=self.dispatcher.run,
+            pack_limit_bytes=tuning.pack_limit_bytes,
+            head_limit=tuning.head_limit,
+            forward=lambda leader, slot, pack: self.links.send(leader, kinds.FORWARD, slot, pack),
+            on_break=self.gateway.break_all,
+        )
+        runtime = self.runtime = Runtime(
+            node_id=self.node_id,
+            wal=wal,
+            machine=Watched(self, node),
+            clock=self.clock,
+            on_fatal=self.on_fatal,
+            members=world.first_members,
+            disk=self.disk.number,
+            config=tuning.raft,
+            send=lambda group, to, message: self.links.send(to, kinds.RAFT, group, message),
+            rng=random.Random(self.rng.getrandbits(64)),
+            disk_thread=self.disk.thread,
+            run_blocking=self.disk.run_blocking(self.loop),
+            **self.transfers(),
+        )
+        node.attach(runtime)
+        self.sessions = Sessions(
+            node=node,
+            dispatcher=self.dispatcher,
+            registry=self.registry,
+            clock=self.clock,
+            manager_uid="____manager",
+            manager_token="",
+            system_uid=SYSTEM_UID,
+        )
+        overview = Overview(
+            node_id=self.node_id, registry=self.registry, connections=self.gateway, clock=self.clock
+        )
+        self.use_cases = UseCases(node, overview, timeout_ms=8_000)
+        for slot in range(slots):
+            world.order.starts(self.node_id, slot, node.applied().get(slot, (1, 0))[0])
+        runtime.start()
+        self.begin_control()
+        self.links.handler = self
+        self.links.set_peers(world.addresses())
+        await runtime.ready()
+        await node.go_live(None)
+        await self.enter_settings()
+        self.loop.create_task(self.repeat_unacknowledged(), name="repeat")
+        self.state = "serving"
+        world.serves(self)
+
+    def transfers(self) -> dict[str, Any]:
+        """What the runtime is given for snapshots."""
+        return {}
+
+    def begin_control(self) -> None:
+        """The cluster's control, when the log runs."""
+
+    async def enter_settings(self) -> None:
+        node = self.node
+        assert node is not None
+        while True:
+            try:
+                async with asyncio.timeout(10):
+                    reply = await node.execute(
+                        0, PutSettings(msgspec.msgpack.encode(self.tuning.settings), initial=True)
+                    )
+                    await node.copied(0, reply.version)
+                return
+            except (Unavailable, TimeoutError, asyncio.CancelledError):
+                await asyncio.sleep(0.2)
+
+    async def repeat_unacknowledged(self) -> None:
+        while True:
+            await asyncio.sleep(self.tuning.retry_scan_s)
+            for session in list(self.registry.by_number.values()):
+                if session.unacked:
+                    self.dispatcher.retry(session)
+
+    async def stop(self) -> None:
+        """A planned stop, as the composition root does it."""
+        self.state = "stopped"
+        assert self.node is not None and self.runtime is not None
+        self.gateway.close_all()
+        await asyncio.sleep(0.05)
+        await self.end_control()
+        self.node.shut()
+        await self.runtime.stop(2.0)
+        self.disk.store.flush()
+        await self.links.stop()
+
+    async def end_control(self) -> None:
+        """The reverse of begin_control."""
+
+    def on_fatal(self, error: BaseException) -> None:
+        self.world.fail_stop(self, error)
+
+    @property
+    def is_up(self) -> bool:
+        return self.state in ("starting", "serving")
+
+    # -- links
+
+    def connected(self, node: int) -> None:
+        if self.runtime is not None and self.node is not None:
+            self.runtime.connected(node)
+            self.node.link_came_up(node)
+
+    def disconnected(self, node: int) -> None:
+        if self.runtime is not None:
+            self.runtime.disconnected(node)
+
+    def facts(self, node: int, facts: Any) -> None:
+        pass
+
+    def received(self, node: int, kind: int, group: int, body: Any) -> None:
+        assert self.runtime is not None and self.node is not None
+        if kind == kinds.RAFT:
+            self.runtime.receive(group, node, body)
+        elif kind == kinds.FORWARD:
+            self.node.receive_forward(group, node, body)
+
+    # -- for the checkers
+
+    def rows(self, slot: int) -> list[tuple[bytes, bytes]]:
+        """The slot's rows that count, by keys without their prefix."""
+        assert self.node is not None
+        prefix = self.node.generations.prefix(slot)
+        cut = len(prefix)
+        return [(key[cut:], value) for key, value in self.disk.store.scan(prefix, prefix_end(prefix))]
+
+    def digest(self, slot: int) -> bytes:
+        found = hashlib.blake2b(digest_size=16)
+        for key, value in self.rows(slot):
+            found.update(len(key).to_bytes(4, "big") + key + len(value).to_bytes(4, "big") + value)
+        return found.digest()
+
+
+class Watched:
+    """The machine as the runtime sees it: the node, and the checkers beside it."""
+
+    def __init__(self, server: Server, node: Node) -> None:
+        self._server = server
+        self._node = node
+        self._world = server.world
+        self.collect = node.collect
+        self.applied = node.applied
+        self.flush = node.flush
+
+    def apply(self, entries: list[Committed]) -> None:
+        world, node_id = self._world, self._server.node_id
+        begun: list[Committed] = []
+        for entry in entries:
+            group, index, term, data = entry
+            world.order.applied(node_id, group, index)
+            if world.matching.applied(node_id, group, index, term, data) and data:
+                world.counts["commands"] += sum(len(pack.commands) for pack in decode_entry(data))
+            begun.append(entry)
+            if index % DIGEST_EVERY == 0:
+                # One step less, the same outcome: any cut of the log gives the same rows.
+                self._node.apply(begun)
+                begun = []
+                world.rows.digest(node_id, group, index, self._server.digest(group))
+        if begun:
+            self._node.apply(begun)
+
+    def installed(self, group: int, index: int, term: int) -> None:
+        self._world.order.installed(self._server.node_id, group, index)
+        self._world.counts["snapshot installed"] += 1
+        self._node.installed(group, index, term)
+        self._world.rows.digest(self._server.node_id, group, index, self._server.digest(group))
+
+    def leadership(self, group: int, leader: int | None, term: int) -> None:
+        server = self._server
+        if leader == server.node_id and server.runtime is not None:
+            raft_log = server.disk.wal.logs[group]  # type: ignore[union-attr]
+            self._world.leaders.leads(server.node_id, group, term, raft_log.term_at, raft_log.base_index)
+        self._node.leadership(group, leader, term)
+
+
+class Socket:
+    """The server's end of a client's connection."""
+
+    __slots__ = ("held", "number", "open", "phase", "task", "wire")
+
+    def __init__(self, wire: "Wire") -> None:
+        self.wire = wire
+        self.number = 0
+        self.phase = "login"  # "login", "open", "leaving", "gone"
+        self.open = False
+        self.held: list[tuple[str, Any]] = []
+        self.task: asyncio.Task[None] | None = None
+
+
+class SimGateway:
+    """wukong.dispatch.outbound.Gateway for simulated clients, and the logins."""
+
+    def __init__(self, server: Server) -> None:
+        self._server = server
+        self.by_number: dict[int, Socket] = {}
+        self.leaving: dict[int, Socket] = {}
+        self.sockets: dict[int, Socket] = {}  # by wire
+        self.refuses = False
+
+    # -- the client's side speaks
+
+    def accept(self, wire: "Wire", login: Login) -> None:
+        server = self._server
+        if server.state != "serving" or self.refuses:
+            wire.to_client("closed")
+            return
+        socket = self.sockets[wire.serial] = Socket(wire)
+        socket.task = server.loop.create_task(self._login(socket, login), name="login")
+
+    async def _login(self, socket: Socket, login: Login) -> None:
+        server = self._server
+        socket.number = number = server.sessions.new_number()
+        self.by_number[number] = socket
+        try:
+            await server.sessions.login(number, login)
+        except LoginRefused as refused:
+            socket.wire.to_client("refused", refused.reason)
+            self._close(socket)
+        except Unavailable:
+            self._close(socket)
+        except asyncio.CancelledError:
+            raise
+        else:
+            if socket.phase == "login":
+                assert server.node is not None
+                socket.phase = "open"
+                socket.wire.to_client("connack", (number, server.node.incarnation))
+                server.loop.call_later(server.tuning.push_delay_s, self._start_pushes, socket)
+
+    def _start_pushes(self, socket: Socket) -> None:
+        socket.open = True
+        held, socket.held = socket.held, []
+        for what, value in held:
+            if socket.phase in ("open", "leaving"):
+                socket.wire.to_client(what, value)
+
+    def received(self, wire: "Wire", what: str, value: Any) -> None:
+        socket = self.sockets.get(wire.serial)
+        if socket is None or socket.phase != "open":
+            return
+        sessions = self._server.sessions
+        if what == "send":
+            packet: Send = value
+            try:
+                sessions.send(socket.number, wire.login.uid, packet)
+            except Unavailable:
+                self.drop(socket.number)
+        elif what == "recvack":
+            ack: Recvack = value
+            sessions.recvack(socket.number, wire.login.uid, ack)
+
+    def client_closed(self, wire: "Wire") -> None:
+        socket = self.sockets.get(wire.serial)
+        if socket is not None:
+            self._close(socket)
+
+    # -- dispatch speaks
+
+    def deliver(self, view: RecvView, sessions: list[int]) -> None:
+        for number in sessions:
+            socket = self.by_number.get(number)
+            if socket is None:
+                continue
+            if socket.open:
+                socket.wire.to_client("recv", view)
+            else:
+                socket.held.append(("recv", view))
+
+    def sendack(self, session: int, packet: Sendack) -> None:
+        socket = self.by_number.get(session)
+        if socket is not None:
+            socket.wire.to_client("sendack", packet)
+
+    def end(self, session: int, *, reason: int, text: str, close_after_ms: int) -> None:
+        socket = self.by_number.pop(session, None)
+        if socket is None:
+            return
+        if socket.phase == "login":
+            self.by_number[session] = socket
+            self._close(socket)
+            return
+        socket.phase = "leaving"
+        self.leaving[session] = socket
+        if reason:
+            socket.wire.to_client("disconnect", reason)
+        self._server.loop.call_later(close_after_ms / 1000, self._close, socket)
+
+    def drop(self, session: int) -> None:
+        socket = self.by_number.get(session)
+        if socket is not None:
+            self._close(socket)
+
+    # -- the node speaks
+
+    def break_all(self, why: str) -> None:
+        """Sessions here may have missed something."""
+        self._server.world.counts["sessions broken off"] += len(self.by_number)
+        self.close_all()
+
+    def close_all(self) -> None:
+        for socket in list(self.sockets.values()):
+            self._close(socket)
+
+    def close_some(self, count: int) -> None:
+        for socket in list(self.by_number.values())[:count]:
+            self._close(socket)
+
+    def _close(self, socket: Socket) -> None:
+        if socket.phase == "gone":
+            return
+        socket.phase = "gone"
+        self.sockets.pop(socket.wire.serial, None)
+        if socket.task is not None and not socket.task.done() and socket.task is not asyncio.current_task():
+            socket.task.cancel()
+        socket.wire.to_client("closed")
+        number = socket.number
+        known = self.by_number.pop(number, None) or self.leaving.pop(number, None)
+        if number and known is not None:
+            self._server.loop.call_soon(self._server.sessions.logout, number, socket.wire.login.uid)
+
+    # -- what Overview asks
+
+    @property
+    def connections(self) -> int:
+        return len(self.sockets)
+
+    @property
+    def counters(self) -> Any:
+        raise NotImplementedError
+
+    def info(self, session: int) -> None:
+        return None

@@ -1,0 +1,282 @@
+"""The control of one node's part in the cluster: one task that looks at everything a few times per second.
+
+Members follow the table, leaders are spread, the dead are fenced, sick nodes let go of their clients. Each part is a
+step of its own without memory that matters: what is lost with a process, the next one finds in table, log and links.
+"""
+
+import asyncio
+import contextlib
+import logging
+import random
+from collections.abc import Callable, Iterable
+
+import msgspec
+
+from wukong import __version__
+from wukong.channel.nodes import NodeRow
+from wukong.clock import Clock
+from wukong.cluster.balance import HAND_OVER_S, Balance, BalanceOptions, Pause
+from wukong.cluster.control import Body, Control, number
+from wukong.cluster.health import Health, HealthOptions, SlotSample
+from wukong.cluster.interfaces import Facts, Groups, Replica, Send
+from wukong.cluster.leads import Leads
+from wukong.cluster.membership import Membership, MembershipOptions, OwnRow
+from wukong.cluster.peers import Peers
+from wukong.cluster.proposer import Proposer
+from wukong.cluster.watch import Watch, WatchOptions
+
+log = logging.getLogger(__name__)
+
+TICK_S = 0.2
+PROGRESS_S = 1.0
+_WELL_HOLDS_S = 5.0
+
+
+class ControllerOptions(msgspec.Struct, frozen=True, kw_only=True):
+    membership: MembershipOptions = MembershipOptions()
+    balance: BalanceOptions = BalanceOptions()
+    watch: WatchOptions = WatchOptions()
+    health: HealthOptions = HealthOptions()
+
+
+def _nothing() -> list[str]:
+    return []
+
+
+class Controller:
+    """Wire the links' events to `connected`, `disconnected`, `told`, `heard` (every message) and `received` (CONTROL).
+
+    own: this node's row of the table. close_some: see Health. pause: see Balance. differing: keys in which this node's
+    file differs from the cluster's settings. snapshots: a line for each snapshot under way. members_changed: told the
+    table of nodes when it is another one than before, for Links.set_peers."""
+
+    def __init__(
+        self,
+        *,
+        node_id: int,
+        cluster: int,
+        own: OwnRow,
+        groups: Groups,
+        replica: Replica,
+        send: Send,
+        clock: Clock,
+        rng: random.Random,
+        options: ControllerOptions | None = None,
+        close_some: Callable[[int], None] = lambda count: None,
+        pause: Pause = lambda slot, on: None,
+        differing: Callable[[], list[str]] = _nothing,
+        snapshots: Callable[[], list[str]] = _nothing,
+        members_changed: Callable[[dict[int, NodeRow]], None] = lambda table: None,
+    ) -> None:
+        options = options or ControllerOptions()
+        self.node_id = node_id
+        self.cluster = cluster
+        self._own = own
+        self._groups = groups
+        self._clock = clock
+        self._differing = differing
+        self._snapshots = snapshots
+        self._members_changed = members_changed
+        self._table: dict[int, NodeRow] = {}
+        self._task: asyncio.Task[None] | None = None
+        self._told_at = -PROGRESS_S
+        self._commits: dict[int, int] = {}  # slot -> commit index that another node told
+        self._well: dict[int, float] = {}  # node -> when it last said that it is well
+        self.peers = Peers(node_id, clock)
+        self.leads = Leads(groups, clock)
+        proposer = Proposer(replica, clock)
+        self.membership = Membership(
+            cluster=cluster,
+            own=own,
+            groups=groups,
+            replica=replica,
+            peers=self.peers,
+            leads=self.leads,
+            proposer=proposer,
+            clock=clock,
+            options=options.membership,
+        )
+        self.control = Control(
+            send=send,
+            report=self.report,
+            ops={"progress": self._progress, "transfer": self._transfer, "pin": self._pin},
+            first_id=rng.getrandbits(32),
+        )
+        self.balance = Balance(
+            groups=groups,
+            replica=replica,
+            peers=self.peers,
+            leads=self.leads,
+            clock=clock,
+            options=options.balance,
+            pause=pause,
+            told=lambda slot, node: self.control.send(node, "pin", slot=slot),
+        )
+        self.watch = Watch(
+            groups=groups,
+            replica=replica,
+            peers=self.peers,
+            leads=self.leads,
+            proposer=proposer,
+            clock=clock,
+            options=options.watch,
+        )
+        self.health = Health(clock, options.health, rng=rng, close_some=close_some)
+
+    # -- life
+
+    def start(self) -> None:
+        """When the log runs; the node need not be live yet. Looks at once, then every TICK_S."""
+        self._task = asyncio.get_running_loop().create_task(self._run(), name="cluster-control")
+
+    async def stop(self) -> None:
+        """Before the log stops. Leaderships stay where they are: see `hand_over_all`."""
+        if self._task is not None:
+            self._task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._task
+        await self.membership.stop()
+        await self.balance.stop()
+
+    async def hand_over_all(self, timeout_s: float = HAND_OVER_S) -> int:
+        """For a planned stop: see Balance.hand_over_all."""
+        return await self.balance.hand_over_all(timeout_s)
+
+    async def _run(self) -> None:
+        while True:
+            self.step()
+            await asyncio.sleep(TICK_S)
+
+    def step(self) -> None:
+        """One look at everything. A part that fails is told in the log and does not hold up the others."""
+        for part in (
+            self.leads.look,
+            self._look_at_table,
+            self.membership.step,
+            self.balance.step,
+            self.watch.step,
+            self._look_at_health,
+            self._tell_progress,
+        ):
+            try:
+                part()
+            except Exception:
+                log.exception("the control of the cluster failed in %s", part.__qualname__)
+
+    def _look_at_table(self) -> None:
+        table = self.membership.table()
+        if table != self._table:
+            for node in self._table.keys() - table.keys():
+                self.peers.forget(node)
+                self._well.pop(node, None)
+            self._table = table
+            self._members_changed(table)
+
+    # -- links
+
+    def connected(self, node: int) -> None:
+        self.peers.connected(node)
+
+    def disconnected(self, node: int) -> None:
+        self.peers.disconnected(node)
+
+    def told(self, node: int, facts: Facts) -> None:
+        """Its facts, of an authenticated node."""
+        self.peers.told(node, facts)
+        self.membership.wake()
+
+    def heard(self, node: int) -> None:
+        self.peers.heard(node)
+
+    def received(self, node: int, body: object) -> None:
+        """A CONTROL message."""
+        self.control.received(node, body)
+
+    # -- health
+
+    def _look_at_health(self) -> None:
+        groups = self._groups
+        samples = []
+        for slot in range(groups.group_count):
+            commit = max(groups.commit_index(slot), self._commits.get(slot, 0))
+            has_leader = groups.leader(slot) is not None
+            samples.append(SlotSample(has_leader, groups.heard_s(slot), commit, groups.applied_index(slot)))
+        before = self.health.verdict.state
+        verdict = self.health.feed(samples, other_is_well=self._other_is_well())
+        if verdict.state != before:
+            log.warning("%s: %s", verdict.state, verdict.reason or "this node serves clients")
+
+    def _other_is_well(self) -> bool:
+        now = self._clock.monotonic()
+        return any(now - at <= _WELL_HOLDS_S and self.peers.is_reachable(node) for node, at in self._well.items())
+
+    def _tell_progress(self) -> None:
+        """How far the log is, so that a node which gets nothing of it knows what it lacks."""
+        now = self._clock.monotonic()
+        if now - self._told_at < PROGRESS_S:
+            return
+        self._told_at = now
+        commits = [[slot, self._groups.commit_index(slot)] for slot in self.leads.led()]
+        for node in sorted(self.peers.reachable() - {self.node_id}):
+            self.control.send(node, "progress", commits=commits, well=self.health.is_well)
+
+    def _progress(self, node: int, body: Body) -> None:
+        if body["well"] is True:
+            self._well[node] = self._clock.monotonic()
+        else:
+            self._well.pop(node, None)
+        for slot, commit in body["commits"]:
+            if type(slot) is int and type(commit) is int and 0 <= slot < self._groups.group_count:
+                self._commits[slot] = max(commit, self._commits.get(slot, 0))
+
+    # -- for operators
+
+    def _transfer(self, node: int, body: Body) -> None:
+        self.balance.wish(number(body, "slot"), number(body, "to"))
+
+    def _pin(self, node: int, body: Body) -> None:
+        slot = number(body, "slot")
+        if 0 <= slot < self._groups.group_count:
+            self.balance.pin(slot)
+
+    def job(self) -> str:
+        """What is still to do until members and table agree, one line, empty for nothing."""
+        return self.membership.job()
+
+    async def reports(self, timeout_s: float) -> dict[int, Body]:
+        """node -> its report, as far as they come in time; this node's own is among them."""
+        return {**await self.control.ask(self._others(), timeout_s), self.node_id: self.report()}
+
+    def _others(self) -> Iterable[int]:
+        return sorted(self.peers.reachable() - {self.node_id})
+
+    def report(self) -> Body:
+        """What this node says of itself, for `/cluster/status`; plain values. slots: [commit, applied, last] and, for
+        slots led here, {node: match}."""
+        groups = self._groups
+        slots = []
+        for slot in range(groups.group_count):
+            match: list[list[int]] = []
+            if groups.is_leader(slot):
+                last = groups.last_index(slot)
+                for member in groups.members(slot):
+                    own = member.node == self.node_id
+                    match.append([member.node, last if own else groups.match_index(slot, member.node)])
+            slots.append(
+                [
+                    groups.term(slot),
+                    groups.commit_index(slot),
+                    groups.applied_index(slot),
+                    groups.last_index(slot),
+                    int(groups.is_leader(slot)),
+                    match,
+                ]
+            )
+        return {
+            "version": __version__,
+            "disk": self._own.disk,
+            "slots": slots,
+            "differ": self._differing(),
+            "snapshots": self._snapshots(),
+            "health": list(self.health.verdict),
+        }
