@@ -14,6 +14,7 @@ from wukong.channel.commands import (
     PutChannel,
     PutCopy,
     PutSettings,
+    Reply,
     UpdateChat,
     UpdateList,
     UpdateSystemUids,
@@ -195,6 +196,59 @@ def test_settings_take_effect_with_their_copy() -> None:
     assert slot.state.settings == Settings(system_uid="root")
     slot.restart()
     assert slot.state.settings == Settings(system_uid="root")
+
+
+def settings(system_uid: str, *, initial: bool = False) -> PutSettings:
+    return PutSettings(encode(Settings(system_uid=system_uid)), initial)
+
+
+def test_of_several_first_settings_the_first_in_the_log_count() -> None:
+    """Nodes come up at once, and no copy is applied yet."""
+    slot = Slot()
+    assert slot.do(settings("one", initial=True), node=1) == Reply(version=1)
+    assert slot.do(settings("two", initial=True), node=2) == Reply(version=1, duplicate=True)
+    slot.restart()
+    assert slot.do(settings("three", initial=True), node=3) == Reply(version=1, duplicate=True)
+    (record,) = owed(slot.state)
+    slot.do(_decode(record.command))
+    assert slot.state.settings == Settings(system_uid="one")
+    assert slot.do(settings("two", initial=True), node=2) == Reply(version=1, duplicate=True)
+
+
+def test_first_settings_change_nothing_where_the_copy_is_all_that_is_left() -> None:
+    slot = Slot()
+    slot.do(settings("one"))
+    slot.deliver()
+    slot.do(ForgetOutbox([1]))
+    slot.restart()
+    assert slot.do(settings("two", initial=True)) == Reply(version=1, duplicate=True)
+    assert owed(slot.state) == []
+
+
+def test_first_settings_are_told_the_newest_decision_also_before_its_copy() -> None:
+    slot = Slot()
+    slot.do(settings("one"))
+    slot.deliver()
+    slot.do(UpdateSystemUids(ADD, ["robot"]))
+    slot.do(settings("two"))
+    slot.do(UpdateSystemUids(ADD, ["another"]))
+    assert slot.do(settings("three", initial=True)) == Reply(version=3, duplicate=True)
+    assert slot.state.settings == Settings(system_uid="one")
+
+
+def test_other_copies_are_no_settings() -> None:
+    slot = Slot()
+    slot.do(UpdateSystemUids(ADD, ["robot"]))
+    slot.do(PutChannel(OWNER, ChannelInfo(send_ban=True)))
+    assert slot.do(settings("one", initial=True)) == Reply(version=3)
+
+
+def test_settings_that_are_changed_on_purpose_change() -> None:
+    slot = Slot()
+    slot.do(settings("one", initial=True))
+    assert slot.do(settings("two")) == Reply(version=2)
+    slot.deliver()
+    assert slot.state.settings == Settings(system_uid="two")
 
 
 def test_settings_of_another_version_are_read_with_defaults_and_without_what_is_unknown() -> None:

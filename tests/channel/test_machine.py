@@ -20,6 +20,7 @@ from wukong.channel.commands import (
     CloseSession,
     Command,
     Hello,
+    NodeGone,
     OpenSession,
     Pack,
     PutChannel,
@@ -29,7 +30,7 @@ from wukong.channel.commands import (
     encode_entry,
     encode_pack,
 )
-from wukong.channel.effects import SessionStarted
+from wukong.channel.effects import FanOut, NodeEnded, SessionStarted
 from wukong.channel.ids import ChannelId
 from wukong.channel.machine import MAX_OPEN_REPLIES
 from wukong.channel.messages import FIRST_MS, LAST_MS
@@ -191,6 +192,114 @@ def test_rows_of_dead_sessions_are_swept_at_the_users_next_login() -> None:
     assert len(slot.state.scan(b"s", b"t")) == 1
     slot.apply(Pack(1, 8, 2, 0, START_MS, [open_session(2)]))
     assert len(slot.state.scan(b"s", b"t")) == 1
+
+
+# -- a node that is gone --
+
+
+def gone(node: int, incarnation: int) -> NodeGone:
+    return NodeGone(node, incarnation)
+
+
+def slot_with_two_nodes() -> Slot:
+    """Node 1 in life 7 with a session and an unsettled reply, node 2 in life 4."""
+    slot = Slot()
+    slot.apply(Pack(1, 7, 1, 0, START_MS, [Hello(), open_session(1), message("a")]))
+    slot.apply(Pack(2, 4, 1, 0, START_MS, [Hello(), open_session(5)]))
+    slot.effects()
+    return slot
+
+
+@pytest.mark.parametrize("restart", [False, True])
+def test_a_gone_nodes_sessions_are_dead_and_its_packs_fenced(restart: bool) -> None:
+    slot = slot_with_two_nodes()
+    assert slot.apply(Pack(2, 4, 3, 0, START_MS, [gone(1, 7)])).replies == [Reply()]
+    assert slot.effects() == [NodeEnded(1, 7)]
+    if restart:
+        slot.restart()
+    assert [(s.node, s.session) for s in sessions_of(slot.state, "u")] == [(2, 5)]
+    rows = slot.rows()
+    for first, incarnation in ((4, 7), (1, 7), (9, 7), (4, 6)):
+        outcome = slot.apply(pack(first, message("z"), incarnation=incarnation))
+        assert outcome.fenced and not outcome.replies and not outcome.resend_from
+    assert slot.rows() == rows and not slot.state.effects
+
+
+def test_nobody_keeps_the_replies_of_a_node_that_is_gone() -> None:
+    slot = slot_with_two_nodes()
+    assert len(slot.state.streams[1].replies) == 3
+    slot.apply(Pack(2, 4, 3, 0, START_MS, [gone(1, 7)]))
+    stream = slot.state.streams[1]
+    assert (stream.replies, stream.done, stream.last, stream.ended) == ([], 3, 3, True)
+
+
+def test_a_gone_node_comes_back_in_a_higher_incarnation() -> None:
+    slot = slot_with_two_nodes()
+    slot.apply(Pack(2, 4, 3, 0, START_MS, [gone(1, 7)]))
+    assert slot.apply(pack(2, message("z"), incarnation=8)).resend_from == 1
+    assert slot.apply(Pack(1, 8, 1, 0, START_MS, [Hello(), open_session(2)])).replies == [Reply(), Reply()]
+    assert [(s.node, s.session) for s in sessions_of(slot.state, "u")] == [(1, 2), (2, 5)]
+    assert not slot.state.streams[1].ended
+    assert slot.apply(pack(4, message("y"))).fenced
+
+
+@pytest.mark.parametrize(("node", "incarnation"), [(1, 6), (1, 8), (3, 7), (3, 0)])
+def test_only_the_present_incarnation_can_be_gone(node: int, incarnation: int) -> None:
+    slot = slot_with_two_nodes()
+    before = slot.rows()
+    assert slot.apply(Pack(2, 4, 3, 2, START_MS, [gone(node, incarnation)])).replies == [Reply()]
+    assert slot.effects() == []
+    changed = {key for key in slot.rows().keys() | before.keys() if slot.rows().get(key) != before.get(key)}
+    assert changed == {b"S\x00\x02"}
+    assert slot.apply(pack(4, message("b"))).replies[0].reason == 1
+
+
+def test_a_node_is_gone_once() -> None:
+    slot = slot_with_two_nodes()
+    slot.apply(Pack(2, 4, 3, 0, START_MS, [gone(1, 7), gone(1, 7)]))
+    slot.apply(Pack(2, 4, 3, 0, START_MS, [gone(1, 7), gone(1, 7)]))
+    slot.apply(Pack(3, 1, 1, 0, START_MS, [gone(1, 7)]))
+    assert slot.effects() == [NodeEnded(1, 7)]
+
+
+@pytest.mark.parametrize("cut", [False, True])
+def test_what_follows_a_nodes_own_end_is_fenced_however_it_is_packed(cut: bool) -> None:
+    slot = slot_with_two_nodes()
+    commands: list[Command] = [message("b"), gone(1, 7), message("c"), open_session(3)]
+    if cut:
+        outcomes = [slot.apply(Pack(1, 7, 4 + at, 0, START_MS, [c])) for at, c in enumerate(commands)]
+        assert [(len(outcome.replies), outcome.fenced) for outcome in outcomes] == [
+            (1, False),
+            (1, False),
+            (0, True),
+            (0, True),
+        ]
+    else:
+        outcome = slot.apply(Pack(1, 7, 4, 0, START_MS, commands))
+        assert [reply.reason for reply in outcome.replies] == [1, 1] and outcome.fenced
+    assert [type(effect) for effect in slot.effects()] == [FanOut, NodeEnded]
+    stream = slot.state.streams[1]
+    assert (stream.replies, stream.done, stream.last, stream.ended) == ([], 5, 5, True)
+    assert slot.texts(GROUP) == ["a", "b"]
+    assert [(s.node, s.session) for s in sessions_of(slot.state, "u")] == [(2, 5)]
+
+
+def test_a_nodes_pack_behind_its_end_in_the_same_entry_is_fenced() -> None:
+    slot = slot_with_two_nodes()
+    packs = [
+        encode_pack(2, 4, 3, 0, START_MS, [encode_command(gone(1, 7))]),
+        encode_pack(1, 7, 4, 0, START_MS, [encode_command(message("z"))]),
+    ]
+    assert [slot.apply(decoded).fenced for decoded in decode_entry(encode_entry(packs))] == [False, True]
+    assert slot.texts(GROUP) == ["a"]
+
+
+def test_rows_of_a_gone_nodes_sessions_are_swept_at_the_users_next_login() -> None:
+    slot = slot_with_two_nodes()
+    slot.apply(Pack(2, 4, 3, 0, START_MS, [gone(1, 7)]))
+    assert len(slot.state.scan(b"s", b"t")) == 2
+    slot.apply(Pack(2, 4, 4, 0, START_MS, [open_session(6)]))
+    assert {key[-8:] for key, _ in slot.state.scan(b"s", b"t")} == {bytes(7) + b"\x05", bytes(7) + b"\x06"}
 
 
 def test_streams_of_two_nodes_do_not_meet() -> None:

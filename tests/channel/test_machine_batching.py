@@ -202,7 +202,7 @@ def test_one_batch_for_everything_equals_serial_apply() -> None:
 
 
 def test_the_logs_of_this_test_hold_what_matters() -> None:
-    log = a_log(Random("0 0"), 1_000)
+    log = a_log(Random("0 0"), 1_500)
     kinds = [{type(command).__name__ for command in pack.commands} for pack in log]
     assert max(len(pack.commands) for pack in log) >= 8
     assert any({"Append", "PutChannel", "RemoveMembers"} <= names for names in kinds)

@@ -31,8 +31,12 @@ ADD, REMOVE, SET, CLEAR = 0, 1, 2, 3
 CLEAR_UNREAD, SET_UNREAD, DELETE = 0, 1, 2
 
 
-def add(*uids: str, reset: bool = False, staged: int = 0) -> Command:
-    return PutChannel(GROUP, None, list(uids), reset, staged)
+def add(*uids: str, reset: bool = False, staged: int = 0, parts: int = 0) -> Command:
+    return PutChannel(GROUP, None, list(uids), reset, staged, True, parts)
+
+
+def stage(number: int, part: int, *uids: str) -> Command:
+    return StageMembers(GROUP, number, list(uids), part)
 
 
 def remove(*uids: str) -> Command:
@@ -254,6 +258,76 @@ def test_a_reset_takes_its_own_stage_and_sweeps_older_ones() -> None:
     assert member_uids(slot.state, PART) == ["of 3"]
     slot.do(PutChannel(other, None, [], True, 1))
     assert member_uids(slot.state, channel_part(other)) == ["x"]
+
+
+def staged_rows(slot: Slot) -> list[bytes]:
+    return [key for key in slot.rows() if key[:1] in (b"g", b"G")]
+
+
+def test_a_reset_with_all_of_its_parts_is_done_and_leaves_none_of_them() -> None:
+    slot = slot_after(add("a", "b"), stage(7, 1, "c"), stage(7, 2), stage(7, 3, "d", "b"))
+    slot.restart()
+    assert slot.do(add("e", reset=True, staged=7, parts=3)).reason == 1
+    assert member_uids(slot.state, PART) == ["b", "c", "d", "e"]
+    assert staged_rows(slot) == []
+
+
+@pytest.mark.parametrize("there", [(), (1,), (2,), (1, 3), (1, 2, 3), (0,), (0, 0), (0, 2)], ids=str)
+def test_a_reset_that_lacks_a_part_or_has_another_changes_nothing_and_drops_what_there_is(
+    there: tuple[int, ...],
+) -> None:
+    slot = slot_after(add("a", "b"), stage(6, 1, "older"), stage(8, 1, "newer"))
+    slot.effects()
+    before = slot.rows()
+    for part in there:
+        slot.do(stage(7, part, f"of {part}"))
+    info = ChannelInfo(large=True)
+    assert slot.do(PutChannel(GROUP, info, ["e"], True, 7, True, 2)).reason == 15
+    rows = slot.rows()
+    assert {key for key in rows.keys() | before.keys() if rows.get(key) != before.get(key)} <= {b"S\x00\x01", b"z"}
+    assert not slot.effects()
+    assert slot.do(add("f", reset=True, staged=8, parts=1)).reason == 1, "another number is another reset"
+    assert member_uids(slot.state, PART) == ["f", "newer"]
+
+
+def test_an_unknown_channel_stays_unknown_when_its_reset_is_refused() -> None:
+    slot = slot_after(add("a", reset=True, staged=7, parts=1))
+    assert slot.state.head(PART) is None
+
+
+def test_a_part_that_came_twice_counts_once() -> None:
+    slot = slot_after(stage(7, 1, "c"), stage(7, 2, "d"), stage(7, 1, "c"))
+    assert slot.do(add("e", reset=True, staged=7, parts=2)).reason == 1
+    assert member_uids(slot.state, PART) == ["c", "d", "e"]
+
+
+def test_a_reset_that_came_twice_is_not_done_with_its_last_part_alone() -> None:
+    slot = slot_after(stage(7, 1, "c"), stage(7, 2, "d"), add("e", reset=True, staged=7, parts=2))
+    assert slot.do(add("e", reset=True, staged=7, parts=2)).reason == 15
+    assert member_uids(slot.state, PART) == ["c", "d", "e"]
+
+
+def test_of_two_nodes_that_reset_a_channel_at_once_nobodys_half_is_left() -> None:
+    """The later number drops what the earlier one has staged; what that stages afterwards is not enough."""
+    slot = slot_after(add("a"))
+    slot.do(stage(100, 1, "c1"), node=1)
+    slot.do(stage(200, 1, "d1"), node=2)
+    slot.do(stage(100, 2, "c2"), node=1)
+    assert slot.do(add("d2", reset=True, staged=200, parts=1), node=2).reason == 1
+    slot.do(stage(100, 3, "c3"), node=1)
+    assert slot.do(add("c4", reset=True, staged=100, parts=3), node=1).reason == 15
+    assert member_uids(slot.state, PART) == ["d1", "d2"]
+    assert staged_rows(slot) == []
+
+
+def test_of_two_nodes_that_reset_a_channel_the_lower_number_may_come_first() -> None:
+    slot = slot_after(add("a"))
+    slot.do(stage(100, 1, "c1"), node=1)
+    slot.do(stage(200, 1, "d1"), node=2)
+    assert slot.do(add("c2", reset=True, staged=100, parts=1), node=1).reason == 1
+    assert member_uids(slot.state, PART) == ["c1", "c2"]
+    assert slot.do(add("d2", reset=True, staged=200, parts=1), node=2).reason == 1
+    assert member_uids(slot.state, PART) == ["d1", "d2"]
 
 
 # -- leaving --

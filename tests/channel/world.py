@@ -599,18 +599,18 @@ def _random_step(random: Random) -> Step:
     node = random.choice(NODES)
     tick_ms = random.choice((0, 0, 1, 7, 300, 999, 2_500, -4_000)) if random.random() < 0.98 else 30_000
     draw = random.random()
-    if draw < 0.89:
+    if draw < 0.855:
         return Step("do", node, tick_ms, random_command(random))
-    if draw < 0.93:
+    if draw < 0.895:
         return Step("deliver", node, tick_ms, number=random.choice((-1, -1, -1, -2, random.randrange(100))))
-    if draw < 0.95:
+    if draw < 0.915:
         return Step("sync", node, tick_ms, number=random.choice((1, 2, 3, 10)), uid=random.choice(UIDS))
-    if draw < 0.96:
+    if draw < 0.925:
         return Step("entry", node, tick_ms, packs=_packs(random))
-    if draw < 0.975:
+    if draw < 0.94:
         reset = PutChannel(random.choice(CHANNELS[2:4]), None, _uids(random))
         return Step("reset", random.choice(NODES[:2]), tick_ms, reset, random.randrange(4))
-    if draw < 0.985:
+    if draw < 0.95:
         kind = random.choice(("gone", "late", "late"))
         return Step(kind, node, tick_ms, number=random.randrange(42))
     kind = random.choice(("reborn", "again", "again", "ghost", "gap", "forget", "restart", "check", "close"))

@@ -101,6 +101,9 @@ class Peer:
     def send(self, *messages: tuple[int, int, Any]) -> None:
         self.writer.write(self.sealed(*messages))
 
+    def stop_reading(self) -> None:
+        self.writer.transport.pause_reading()  # type: ignore[attr-defined]
+
     async def is_closed(self) -> None:
         """Waits until the other end has hung up."""
         async with asyncio.timeout(LIMIT_S):

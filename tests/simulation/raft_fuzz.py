@@ -3,12 +3,18 @@
 One seed is one run. A schedule draws its settings, then for some simulated seconds cuts links (one way or both, silent
 or with a reset), delays, drops, duplicates and reorders messages, kills processes, cuts the power in the middle of a
 write (the unsynced end of the log is lost or torn, the state falls back to a flushed one), trims logs so that snapshots
-have to be sent, changes members, and moves leadership; then everything heals. Clients write and read all the time.
+have to be sent, and moves leadership; then everything heals. Clients write and read all the time.
+
+With `members`, one node more is there than there are first voters, who should be a member changes, learners come, are
+promoted and go, and with `disks` a node comes back blank under the same number with another disk. Leaders make their
+groups' members follow, one change at a time: a member whose disk was replaced goes first. A disk is lost only while the
+voters that still have theirs are a majority of every membership that counts: more can be lost, but not survived.
 
 Checkers, each a method of `Judge`: one entry per index, one leader per term, no acknowledged entry lost, every entry at
-most once, equal final states, linearizable reads, alive after healing, restartable after every crash.
+most once, equal final states, linearizable reads, alive after healing, restartable after every crash, a majority of
+voters behind every commit, no vote of a disk that the log does not name.
 
-    python -m tests.simulation.raft_fuzz --seed 7 --schedules 1 --nodes 3 [--without hold-answers] [--verbose]
+    python -m tests.simulation.raft_fuzz --seed 7 --schedules 1 --nodes 3 [--members] [--without NAME] [--verbose]
 
 `--without` takes a protective measure away, to see that the fuzzer notices.
 """
@@ -27,19 +33,19 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import msgpack
-from pysyncobj import SyncObj
 
 from wukong.errors import DataError, NotLeader
 from wukong.raft.config import RaftConfig
 from wukong.raft.core import RaftGroup
 from wukong.raft.filter import MessageFilter
-from wukong.raft.log import Change, GroupLog, Snapshot
+from wukong.raft.log import HARD_STATE, Change, GroupLog, Member, Record, Snapshot
 from wukong.raft.rawnode import RawNode
 from wukong.raft.statemachine import Committed
 from wukong.raft.wal import Batch, Wal
 
 FAULT_SECONDS = 8.0
 HEAL_SECONDS = 3.0
+MEMBERS_SECONDS = 8.0
 QUIET_SECONDS = 0.6
 TICK_SECONDS = 0.03
 
@@ -60,9 +66,13 @@ class Options(NamedTuple):
     trim_every: float
     segment_bytes: int
     members: bool
+    disks: bool
 
 
-def draw_options(rng: random.Random, nodes: int) -> Options:
+def draw_options(rng: random.Random, nodes: int, *, members: bool | None = None) -> Options:
+    """members: whether membership changes; drawn if not given."""
+    if members is None:
+        members = rng.random() < 0.4
     config = RaftConfig(
         heartbeat_ms=40,
         election_min_ms=150,
@@ -86,7 +96,8 @@ def draw_options(rng: random.Random, nodes: int) -> Options:
         apply_seconds=rng.choice((0.0, 0.0, 0.03)),
         trim_every=rng.choice((0.3, 1.0, 1e9)),
         segment_bytes=rng.choice((600, 3000, 1 << 20)),
-        members=rng.random() < 0.3,
+        members=members,
+        disks=members and rng.random() < 0.6,
     )
 
 
@@ -101,6 +112,11 @@ class Judge:
         self.reads_served = 0
         self._entries: dict[tuple[int, int], tuple[int, bytes]] = {}
         self._leaders: dict[tuple[int, int], int] = {}
+        self._holders: dict[tuple[int, int, int], set[int]] = {}  # (group, index, term) -> nodes that had it on disk
+        self._installed: dict[tuple[int, int], int] = {}  # (group, node) -> index of the last snapshot
+        self._durable: dict[tuple[int, int], int] = {}  # (group, node) -> last index noted in _holders
+        self._commits: dict[tuple[int, int], int] = {}
+        self._named: set[tuple[int, int, int]] = set()  # (group, node, disk): its own log has named it
 
     def blame(self, text: str) -> None:
         if text not in self.violations:
@@ -116,9 +132,48 @@ class Judge:
         if first != node:
             self.blame(f"two leaders in term {term} of group {group}")
 
-    def sees_voters(self, raw: RawNode) -> None:
-        if set(raw._core.peers) != set(raw.log.voters()) - {raw.node_id}:
-            self.blame(f"core and log of node {raw.node_id} disagree about the voters")
+    def sees_members(self, raw: RawNode) -> None:
+        core, others = raw._core, [member for member in raw.members if member.node != raw.node_id]
+        if [sorted(core.peers), sorted(core.learners)] != [
+            [member.node for member in others if member.voter is voter] for voter in (True, False)
+        ]:
+            self.blame(f"core and log of node {raw.node_id} disagree about the members")
+        if any(member[:2] == (raw.node_id, raw.disk) for member in raw.members):
+            self._named.add((raw.group, raw.node_id, raw.disk))
+
+    def sees_durable(self, raw: RawNode, *, started: bool = False) -> None:
+        """Remember who had which entry on disk."""
+        log, key = raw.log, (raw.group, raw.node_id)
+        known = 0 if started else min(self._durable.get(key, 0), log.durable_index)
+        for index in range(max(known, log.base_index) + 1, log.durable_index + 1):
+            term = log.term_at(index)
+            self._holders.setdefault((raw.group, index, term or 0), set()).add(raw.node_id)
+        # What is behind this may be truncated and replaced: only what is committed is not looked at again.
+        self._durable[key] = min(log.durable_index, raw._core.commit_index)
+
+    def sees_snapshot(self, raw: RawNode) -> None:
+        key = (raw.group, raw.node_id)
+        self._installed[key] = max(self._installed.get(key, 0), raw.log.base_index)
+
+    def sees_commit(self, raw: RawNode) -> None:
+        """What a leader takes for committed, a majority of the voters has, or had before a disk was lost."""
+        index = raw._core.commit_index
+        if raw.log.term_at(index) != raw.term or index <= self._commits.get((raw.group, raw.term), 0):
+            return  # known from an earlier leadership, or seen
+        self._commits[raw.group, raw.term] = index
+        holders = self._holders.get((raw.group, index, raw.term), set())
+        having = [v for v in raw.voters if v in holders or self._installed.get((raw.group, v), 0) >= index]
+        if 2 * len(having) <= len(raw.voters):
+            self.blame(f"index {index} of group {raw.group} is committed; of voters {raw.voters} only {having} have it")
+
+    def sees_promises(self, raw: RawNode, records: list[Record], messages: list[tuple[int, dict[str, Any]]]) -> None:
+        """A disk that the log on it has never named neither votes nor stands for election."""
+        if (raw.group, raw.node_id, raw.disk) in self._named:
+            return
+        if any(record.kind == HARD_STATE and record.index for record in records) or any(
+            message["type"] == "pre_vote_answer" and message["granted"] for _, message in messages
+        ):
+            self.blame(f"node {raw.node_id} votes with disk {raw.disk}, which its log does not name")
 
     def acknowledge(self, group: int, value: int, index: int, now: float) -> None:
         self.acknowledged[group, value] = now
@@ -184,6 +239,7 @@ class Replica:
         self.world = world
         self.node_id = node_id
         self.directory = directory
+        self.disk = 100 * node_id
         self.store = Store(world.options.groups)
         self.alive = False
         self.life = 0
@@ -200,11 +256,12 @@ class Replica:
         )
         self.raws: list[RawNode] = []
         for log in self.wal.logs:
-            if not log.voters():
-                log.set_members(world.first_voters)
+            if not log.members:
+                log.set_members(world.first_members)
             self.raws.append(
                 RawNode(
                     node_id=self.node_id,
+                    disk=self.disk,
                     log=log,
                     applied=self.store.applied[log.group],
                     config=world.options.config,
@@ -212,6 +269,8 @@ class Replica:
                     now=world.now,
                 )
             )
+        for raw in self.raws:
+            world.judge.sees_durable(raw, started=True)
         self.positions = [raw.log.base_index for raw in self.raws]
         for group, (index, _) in enumerate(self.store.applied):
             self.positions[group] = max(self.positions[group], index)
@@ -245,6 +304,12 @@ class Replica:
             self.store.lose_power(rng)
         self.wal.close()
 
+    def lose_disk(self) -> None:
+        """What is left is the number. Not while it runs."""
+        shutil.rmtree(self.directory, ignore_errors=True)
+        self.store = Store(self.world.options.groups)
+        self.disk += 1
+
     # -- the step
 
     def tick(self, life: int) -> None:
@@ -267,9 +332,11 @@ class Replica:
         for group, raw in enumerate(self.raws):
             raw.tick(world.now)
             ready = raw.ready()
-            world.judge.sees_voters(raw)
+            world.judge.sees_members(raw)
+            world.judge.sees_promises(raw, ready.records, ready.messages)
             if raw.is_leader:
                 world.judge.sees_leader(group, raw.term, self.node_id)
+                world.judge.sees_commit(raw)
             for node, message in ready.messages:
                 world.send(self.node_id, node, group, message)
             if ready.records:
@@ -294,6 +361,8 @@ class Replica:
         self.wal.write(self.batch)
         self.batch = None
         for group, seq in self.syncing.items():
+            self.raws[group].log.mark_durable(seq)
+            self.world.judge.sees_durable(self.raws[group])
             self.raws[group].persisted(seq)
         self.syncing = {}
         for group in [g for g, item in self.installing.items() if item[3] <= self.raws[g].log.durable_seq]:
@@ -345,7 +414,7 @@ class Replica:
 
     def take_snapshot(self, group: int, from_node: int, body: list[Any]) -> None:
         term, (index, snapshot_term, members), rows = body
-        snapshot = Snapshot(index, snapshot_term, tuple(members))
+        snapshot = Snapshot(index, snapshot_term, tuple(Member(*member) for member in members))
         raw = self.raws[group]
         if raw.begin_install(from_node, term, snapshot):
             rows = [(i, t, tuple(values)) for i, t, values in rows]
@@ -361,6 +430,7 @@ class Replica:
             self.world.crash(self.node_id)
             return
         self.raws[group].finish_install(from_node, snapshot)
+        self.world.judge.sees_snapshot(self.raws[group])
 
     def values(self, group: int) -> list[int]:
         return [value for _, _, values in self.store.rows[group] for value in values]
@@ -369,15 +439,26 @@ class Replica:
 class World:
     """Clock, network, faults and clients."""
 
-    def __init__(self, seed: int, nodes: int, directory: Path, options: Options | None = None) -> None:
+    def __init__(
+        self,
+        seed: int,
+        nodes: int,
+        directory: Path,
+        options: Options | None = None,
+        *,
+        members: bool | None = None,
+    ) -> None:
         self.rng = random.Random(seed * 7919 + nodes)
         self.now = 1000.0
-        self.options = options or draw_options(self.rng, nodes)
+        self.options = options or draw_options(self.rng, nodes, members=members)
         self.judge = Judge()
-        self.ids = list(range(1, nodes + 1))
-        self.first_voters = tuple(self.ids)
+        self.ids = list(range(1, nodes + 1 + self.options.members))
+        self.first_members = tuple(Member(i, 100 * i, True) for i in self.ids[:nodes])
+        self.target = set(self.ids[:nodes])  # who should be a member
+        self.members_made: dict[str, int] = {}
         self.snapshots_sent: dict[tuple[int, int, int], float] = {}
         self.steps = 0
+        self.healed = False
         self.stop_clients = False
         self._events: list[tuple[float, int, Callable[..., None], tuple[Any, ...]]] = []
         self._event_count = 0
@@ -392,6 +473,8 @@ class World:
             replica.start()
         self.connect_all()
         self.after(0.0, self.client)
+        if self.options.members:
+            self.after(0.5, self.follow_target)
 
     # -- time
 
@@ -601,15 +684,87 @@ class World:
                     raw.transfer(self.rng.choice([voter for voter in raw.voters if voter != node]))
             self.replicas[node].wake()
 
-    def change_members(self) -> None:
-        if not self.options.members:
-            return
+    # -- members
+
+    def led(self) -> Iterator[tuple[Replica, RawNode]]:
         for node in self.leaders():
             for raw in self.replicas[node].raws:
                 if raw.is_leader:
-                    target = self.rng.choice([i for i in self.ids if i != node])
-                    raw.change_members(Change("rem" if target in raw.voters else "add", target))
-            self.replicas[node].wake()
+                    yield self.replicas[node], raw
+
+    def change(self, replica: Replica, raw: RawNode, change: Change) -> None:
+        if raw.change_members(change):
+            self.members_made[change.kind] = self.members_made.get(change.kind, 0) + 1
+            replica.wake()
+
+    def is_intact(self, member: Member) -> bool:
+        return self.replicas[member.node].disk == member.disk
+
+    def follow_target(self) -> None:
+        """What the leader of each group does to bring its members in line, one step."""
+        for replica, raw in self.led():
+            change = self.next_change(raw)
+            if change is not None and change.node != raw.node_id:
+                self.change(replica, raw, change)
+            elif change is not None:
+                raw.transfer(self.rng.choice([v for v in raw.voters if v != raw.node_id] or [raw.node_id]))
+        self.after(self.rng.uniform(0.02, 0.06 if self.healed else 0.4), self.follow_target)
+
+    def next_change(self, raw: RawNode) -> Change | None:
+        members = {member.node: member for member in raw.members}
+        for member in members.values():
+            if not self.is_intact(member):
+                return Change("rem", member.node, member.disk)
+        for node in sorted(self.target - set(members)):
+            return Change("learn", node, self.replicas[node].disk)
+        for member in members.values():
+            if not member.voter and raw.match_index(member.node) >= raw.log.last_index - self.rng.choice((0, 5)):
+                return Change("add", member.node, member.disk)
+        for member in members.values():
+            if member.node not in self.target and len(members) > 1:
+                return Change("rem", member.node, member.disk)
+        return None
+
+    def change_target(self) -> None:
+        if not self.options.members:
+            return
+        node = self.rng.choice(self.ids)
+        if node not in self.target:
+            self.target.add(node)
+        elif len(self.target) > 2:
+            self.target.discard(node)
+
+    def change_members(self) -> None:
+        """A change nobody planned."""
+        if not self.options.members:
+            return
+        for replica, raw in self.led():
+            node = self.rng.choice([i for i in self.ids if i != raw.node_id])
+            member = next((member for member in raw.members if member.node == node), None)
+            if member is None:
+                self.change(replica, raw, Change("learn", node, self.replicas[node].disk))
+            elif not member.voter and self.rng.random() < 0.6:
+                self.change(replica, raw, Change("add", node, member.disk))
+            elif not member.voter or all(self.is_intact(other) for other in raw.members):
+                self.change(replica, raw, Change("rem", node, self.rng.choice((0, member.disk))))
+
+    def replace_disk(self) -> None:
+        """A node comes back blank under the same number, at once or after a while."""
+        if not self.options.disks:
+            return
+        node = self.rng.choice(self.ids)
+        for replica in self.replicas.values():
+            for raw in replica.raws:
+                if not any(member[:2] == (replica.node_id, replica.disk) for member in raw.members):
+                    continue  # it cannot stand for election, so its log's members elect nobody
+                voters = [member for member in raw.members if member.voter]
+                if 2 * sum(member.node != node and self.is_intact(member) for member in voters) <= len(voters):
+                    return
+        self.crash(node)
+        self.replicas[node].lose_disk()
+        self.members_made["disk"] = self.members_made.get("disk", 0) + 1
+        if self.rng.random() < 0.5:
+            self.restart(node)
 
     FAULTS: tuple[tuple[float, "Callable[[World], None]"], ...] = (
         (20, cut_link),
@@ -622,24 +777,26 @@ class World:
         (14, restart_one),
         (7, change_delay),
         (5, move_leader),
-        (10, change_members),
+        (6, change_members),
+        (5, change_target),
+        (6, replace_disk),
     )
 
     def heal(self) -> None:
+        self.healed = True
+        self.target = set(self.ids)
         self._blocked.clear()
         self._delay = (0.0005, 0.0015)
         for node in self.ids:
             self.restart(node)
         self.connect_all()
 
-    def readmit(self) -> None:
-        """Bring every node back into the voters, one at a time, as an operator would."""
-        for node in self.leaders():
-            for raw in self.replicas[node].raws:
-                missing = [i for i in self.ids if i not in raw.voters]
-                if raw.is_leader and missing:
-                    raw.change_members(Change("add", missing[0]))
-            self.replicas[node].wake()
+    @property
+    def is_complete(self) -> bool:
+        """Every node is a voter with the disk it has, as far as each group's leader knows."""
+        led = list(self.led())
+        wanted = {(node, self.replicas[node].disk, True) for node in self.target}
+        return len(led) == self.options.groups and all(set(raw.members) == wanted for _, raw in led)
 
 
 class Result(NamedTuple):
@@ -650,16 +807,20 @@ class Result(NamedTuple):
     reads: int
     steps: int
     options: Options
+    members_made: dict[str, int]
+    """Membership changes that were made, by kind, and `disk`: disks that were replaced."""
 
 
-def run_schedule(seed: int, nodes: int, options: Options | None = None) -> Result:
-    """One schedule from its seed. An assertion that fails inside the product is a violation too."""
+def run_schedule(seed: int, nodes: int, options: Options | None = None, *, members: bool | None = None) -> Result:
+    """One schedule from its seed. An assertion that fails inside the product is a violation too.
+
+    members: whether membership changes and disks are replaced; drawn if not given."""
     directory = Path(tempfile.mkdtemp(prefix="raft-fuzz-"))
     quiet = logging.getLogger("wukong.raft")
     level = quiet.level
     quiet.setLevel(logging.ERROR)
     try:
-        world = World(seed, nodes, directory, options)
+        world = World(seed, nodes, directory, options, members=members)
         judge = world.judge
         try:
             world.run(0.8)
@@ -672,8 +833,14 @@ def run_schedule(seed: int, nodes: int, options: Options | None = None) -> Resul
             for _ in range(10):
                 world.run(HEAL_SECONDS / 10)
                 world.heal()
-                if world.options.members:
-                    world.readmit()
+            if world.options.members:
+                waited = 0.0
+                while not world.is_complete and waited < MEMBERS_SECONDS:
+                    world.run(0.2)
+                    world.heal()
+                    waited += 0.2
+                if not world.is_complete:
+                    judge.blame("members were not brought in line after healing")
             world.stop_clients = True
             world.run(QUIET_SECONDS)
             judge.final([r for r in world.replicas.values() if r.alive], world.options.groups, healed_at)
@@ -682,7 +849,14 @@ def run_schedule(seed: int, nodes: int, options: Options | None = None) -> Resul
         for replica in world.replicas.values():
             replica.wal.close()
         return Result(
-            seed, nodes, judge.violations, len(judge.acknowledged), judge.reads_served, world.steps, world.options
+            seed,
+            nodes,
+            judge.violations,
+            len(judge.acknowledged),
+            judge.reads_served,
+            world.steps,
+            world.options,
+            world.members_made,
         )
     finally:
         quiet.setLevel(level)
@@ -746,11 +920,30 @@ def _read_locally(monkey: Callable[[type, str, Any], None]) -> None:
 
 def _change_at_once(monkey: Callable[[type, str, Any], None]) -> None:
     """The leader accepts a membership change while another one is not committed."""
+    monkey(RaftGroup, "_may_change_members", lambda self: True)
 
-    def change_cluster(self: RaftGroup, request: tuple[str, int]) -> bool:
-        return bool(SyncObj._SyncObj__doChangeCluster(self, request))
 
-    monkey(RaftGroup, "_SyncObj__changeCluster", change_cluster)
+def _count_learners(monkey: Callable[[type, str, Any], None]) -> None:
+    """What a learner holds counts in place of what the slowest voter holds."""
+    original = RaftGroup.learner_has
+
+    def learner_has(self: RaftGroup, node: int, index: int) -> None:
+        original(self, node, index)
+        matches = self._SyncObj__raftMatchIndex
+        if self.peers:
+            slowest = min(self.peers.values(), key=lambda peer: (matches[peer], peer.id))
+            matches[slowest] = max(matches[slowest], min(index, self.log.durable_index))
+
+    monkey(RaftGroup, "learner_has", learner_has)
+
+
+def _ignore_disks(monkey: Callable[[type, str, Any], None]) -> None:
+    """A node takes itself for a member whatever disk the log names."""
+
+    def member(self: GroupLog, node: int, disk: int) -> Member | None:
+        return next((member for member in self.members_now() if member.node == node), None)
+
+    monkey(GroupLog, "member", member)
 
 
 def _forget_intent(monkey: Callable[[type, str, Any], None]) -> None:
@@ -770,6 +963,8 @@ ABLATIONS: dict[str, Callable[[Callable[[type, str, Any], None]], None]] = {
     "read-rounds": _read_locally,
     "one-change": _change_at_once,
     "install-intent": _forget_intent,
+    "learner-counts": _count_learners,
+    "disk-check": _ignore_disks,
 }
 
 
@@ -799,14 +994,18 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0, help="the first schedule's seed")
     parser.add_argument("--schedules", type=int, default=1)
     parser.add_argument("--nodes", type=int, choices=(3, 5), default=3)
+    parser.add_argument("--members", action="store_true", help="change members in every schedule")
     parser.add_argument("--without", choices=sorted(ABLATIONS), default=None)
     parser.add_argument("--verbose", action="store_true")
     options = parser.parse_args()
     started = time.process_time()
     bad = acknowledged = reads = 0
+    made: dict[str, int] = {}
     with without(options.without):
         for seed in range(options.seed, options.seed + options.schedules):
-            result = run_schedule(seed, options.nodes)
+            result = run_schedule(seed, options.nodes, members=options.members or None)
+            for kind, count in result.members_made.items():
+                made[kind] = made.get(kind, 0) + count
             acknowledged += result.acknowledged
             reads += result.reads
             bad += bool(result.violations)
@@ -814,8 +1013,10 @@ def main() -> int:
                 print(f"seed {seed}, {options.nodes} nodes: {result.violations or 'ok'}", flush=True)
             if options.verbose:
                 print(f"    {result.options}\n    {result.acknowledged} acknowledged, {result.steps} steps")
+                print(f"    {result.members_made}")
     print(
         f"{options.schedules} schedules, {bad} with violations, {acknowledged} acknowledged values, {reads} reads, "
+        f"changes {made}, "
         f"{time.process_time() - started:.1f} s of CPU"
     )
     return 1 if bad else 0

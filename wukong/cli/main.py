@@ -5,6 +5,7 @@ import typer
 from wukong.cli import channel, config
 from wukong.cli.bench import command as bench
 from wukong.cli.chat.command import chat
+from wukong.cli.cluster import command as cluster
 from wukong.cli.demo import demo
 from wukong.cli.options import AsJson
 from wukong.cli.output import report
@@ -23,6 +24,7 @@ app.command()(chat)
 app.command()(send)
 app.command()(demo)
 app.add_typer(channel.app, name="channel")
+app.add_typer(cluster.app, name="cluster")
 app.add_typer(config.app, name="config")
 app.add_typer(bench.app, name="bench")
 

@@ -20,8 +20,7 @@ from wukong.cluster.peers import Peers
 log = logging.getLogger(__name__)
 
 HAND_OVER_S = 0.4
-_ASK_EVERY_S = 0.005
-_ASK_AGAIN_S = 0.1
+_LOOK_EVERY_S = 0.01
 
 Pause = Callable[[int, bool], None]
 """(slot, on): while on, this node proposes nothing into a slot that it leads."""
@@ -52,7 +51,7 @@ class BalanceOptions(msgspec.Struct, frozen=True, kw_only=True):
     steady_s: float = 10.0
     settled_s: float = 5.0
     pause_s: float = 1.0
-    move_s: float = 0.2
+    move_s: float = 1.0
     close_entries: int = 256
     pinned_s: float = 600.0
 
@@ -181,13 +180,12 @@ class Balance:
         proposed here meanwhile."""
         groups, clock = self._groups, self._clock
         end = clock.monotonic() + timeout_s
-        asked_at: float | None = None
+        asked = False
         self._pause(slot, True)
         try:
-            while groups.is_leader(slot) and (now := clock.monotonic()) < end:
-                if asked_at is None or now - asked_at >= _ASK_AGAIN_S:
-                    asked_at = now if groups.transfer(slot, node) else None
-                await asyncio.sleep(_ASK_EVERY_S)
+            while groups.is_leader(slot) and clock.monotonic() < end:
+                asked = asked or groups.transfer(slot, node)
+                await asyncio.sleep(_LOOK_EVERY_S)
         finally:
             self._pause(slot, False)
         if groups.is_leader(slot):

@@ -45,31 +45,31 @@ class Control:
 
     def received(self, node: int, body: object) -> None:
         """A CONTROL message of an authenticated node. A malformed one is dropped: it may be of another version."""
-        act = self._ops.get(body.get("op", "")) if isinstance(body, dict) else None
-        if act is None or not isinstance(body, dict):
-            log.debug("node %d sent a control message that is not known here", node)
-            return
         try:
-            act(node, body)
+            if isinstance(body, dict):
+                self._ops[body["op"]](node, body)
         except (KeyError, TypeError, ValueError) as error:
-            log.debug("node %d sent a malformed control message: %r", node, error)
+            log.debug("node %d sent a control message that cannot be read: %r", node, error)
 
     async def ask(self, nodes: Iterable[int], timeout_s: float) -> dict[int, Body]:
         """The reports of other nodes, as far as they come within timeout_s."""
-        waiting: dict[int, asyncio.Future[Body]] = {}
+        asked: dict[tuple[int, int], asyncio.Future[Body]] = {}
         for node in nodes:
             self._next_id += 1
-            if len(self._waiting) >= ASKS_LIMIT_COUNT or not self.send(node, "ask", id=self._next_id):
-                continue
-            waiting[node] = self._waiting[node, self._next_id] = asyncio.get_running_loop().create_future()
-        if not waiting:
-            return {}
+            key = node, self._next_id
+            if len(self._waiting) < ASKS_LIMIT_COUNT:
+                self._waiting[key] = asyncio.get_running_loop().create_future()
+                if self.send(node, "ask", id=self._next_id):
+                    asked[key] = self._waiting[key]
+                else:
+                    del self._waiting[key]
         try:
-            await asyncio.wait(waiting.values(), timeout=timeout_s)
-            return {node: future.result() for node, future in waiting.items() if future.done()}
+            if asked:
+                await asyncio.wait(asked.values(), timeout=timeout_s)
+            return {node: future.result() for (node, _), future in asked.items() if future.done()}
         finally:
-            futures = set(waiting.values())
-            self._waiting = {key: future for key, future in self._waiting.items() if future not in futures}
+            for key in asked:
+                del self._waiting[key]
 
     def _answer(self, node: int, body: Body) -> None:
         self.send(node, "told", id=number(body, "id"), report=self._report())

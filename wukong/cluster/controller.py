@@ -166,9 +166,6 @@ class Controller:
     def _look_at_table(self) -> None:
         table = self.membership.table()
         if table != self._table:
-            for node in self._table.keys() - table.keys():
-                self.peers.forget(node)
-                self._well.pop(node, None)
             self._table = table
             self._members_changed(table)
 

@@ -203,6 +203,9 @@ class Membership:
         now = self._clock.monotonic()
         table = self.table()
         if table != self._seen:
+            for node in (self._seen or {}).keys() - table.keys():
+                # It has left: what it said while it was here is no request to join.
+                self._peers.forget(node)
             self._seen = table
             self.wake()
         if now < self._due_at:

@@ -45,7 +45,6 @@ class Watch:
         self._proposer = proposer
         self._clock = clock
         self._options = options or WatchOptions()
-        self._started_at = clock.monotonic()
         self._live_since: float | None = None
 
     def step(self) -> None:
@@ -60,7 +59,7 @@ class Watch:
             watched_s = min(self._leads.age_s(slot), now - self._live_since)
             if watched_s < after_s or self._groups.heard_s(slot) > self._options.majority_s:
                 continue
-            for node, stream in self._replica.states[slot].streams.items():
+            for node, stream in list(self._replica.states[slot].streams.items()):
                 if node == self._peers.node_id or stream.ended or self._peers.silent_s(node) < after_s:
                     continue
                 gone = NodeGone(node, stream.incarnation)

@@ -19,10 +19,6 @@ from wukong.raft.reads import ReadCallback, ReadRounds
 from wukong.raft.statemachine import Committed
 
 
-_HASTE = (0.05, 0.25)
-"""Parts of election_min after which an election is asked for when the link to the leader breaks."""
-
-
 class Leadership(NamedTuple):
     leader: int | None
     term: int
@@ -48,6 +44,10 @@ class Ready(NamedTuple):
     def must_sync(self) -> bool:
         """Whether messages or entries wait for the records; trim points alone can wait for the next write."""
         return any(record.kind not in (TRIM, MEMBERS) for record in self.records)
+
+
+_HASTE = (0.05, 0.25)
+"""Parts of election_min after which an election is asked for when the link to the leader breaks."""
 
 
 class RawNode:

@@ -265,7 +265,7 @@ class RocksStore:
 class RocksView:
     """`StoreView` over one open cursor, which keeps the memtables and files of the moment it was made.
 
-    Not over `Rdict.snapshot()`: in rocksdict 0.3.29 only its look-ups read the snapshot, its iterators read the present.
+    Not over `Rdict.snapshot()`: in rocksdict 0.3.29 only its look-ups read the snapshot, its iterators the present.
     """
 
     def __init__(self, cursor: RdictIter, end: bytes, failed: Callable[[Exception], NoReturn]) -> None:

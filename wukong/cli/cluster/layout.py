@@ -16,14 +16,13 @@ SPAN: Final = _LINKS + MAX_NODES
 
 
 class DevNode(NamedTuple):
-    """One node of the cluster. spare: started, but no first member; it waits to be added."""
+    """One node and its ports, all on loopback."""
 
     node: int
     api_port: int
     tcp_port: int
     ws_port: int
     links_port: int
-    spare: bool = False
 
     @property
     def api(self) -> str:
@@ -52,38 +51,43 @@ class DevNode(NamedTuple):
         }
 
 
-def lay_out(count: int, *, spares: int = 0, base_port: int = DEFAULT_BASE_PORT) -> list[DevNode]:
-    """Raises ValueError where there is no room for so many nodes or ports."""
-    if count < 1 or count + spares > MAX_NODES:
-        raise ValueError(f"{count + spares} nodes; 1 to {MAX_NODES} run on one machine")
+class Plan(NamedTuple):
+    """nodes: what is started. seed: a member of the cluster that they join, or None if they form one."""
+
+    nodes: list[DevNode]
+    seed: DevNode | None
+    base_port: int
+
+
+def lay_out(count: int, *, first: int = FIRST_NODE, base_port: int = DEFAULT_BASE_PORT) -> Plan:
+    """Nodes first, first + 1, ... Each has the same ports whenever it is started. Those that do not begin with
+    FIRST_NODE join the cluster in which that one is. Raises ValueError where there is no room."""
+    last = first + count - 1
+    if count < 1 or first < FIRST_NODE or last >= FIRST_NODE + MAX_NODES:
+        raise ValueError(f"nodes {first} to {last}: {FIRST_NODE} to {FIRST_NODE + MAX_NODES - 1} run on one machine")
     if not 1024 <= base_port <= MAX_PORT - SPAN:
-        raise ValueError(f"--base-port {base_port}; give 1024 to {MAX_PORT - SPAN}")
-    return [
-        DevNode(
-            FIRST_NODE + number,
-            base_port + _API + number,
-            base_port + _TCP + number,
-            base_port + _WS + number,
-            base_port + _LINKS + number,
-            spare=number >= count,
-        )
-        for number in range(count + spares)
-    ]
+        raise ValueError(f"--base-port {base_port}: give 1024 to {MAX_PORT - SPAN}")
+    nodes = [_node(number, base_port) for number in range(first, first + count)]
+    return Plan(nodes, None if first == FIRST_NODE else _node(FIRST_NODE, base_port), base_port)
 
 
-def configuration(node: DevNode, nodes: list[DevNode], directory: str) -> Mapping[str, Any]:  # any: values of YAML
+def _node(number: int, base_port: int) -> DevNode:
+    port = base_port + number - FIRST_NODE
+    return DevNode(number, port + _API, port + _TCP, port + _WS, port + _LINKS)
+
+
+def configuration(node: DevNode, plan: Plan, directory: str) -> Mapping[str, Any]:  # any: values of YAML
     """The node's wk.yaml. No secret: its nodes meet on loopback only."""
-    members = [each for each in nodes if not each.spare]
     cluster: dict[str, object] = {
         "nodeId": node.node,
         "addr": f"tcp://{node.addr}",
         "serverAddr": node.addr,
         "apiUrl": node.api,
     }
-    if node.spare:
-        cluster["seed"] = f"{members[0].node}@{members[0].addr}"
+    if plan.seed is not None:
+        cluster["seed"] = f"{plan.seed.node}@{plan.seed.addr}"
     else:
-        cluster["initNodes"] = [f"{each.node}@{each.addr}" for each in members]
+        cluster["initNodes"] = [f"{each.node}@{each.addr}" for each in plan.nodes]
     return {
         "mode": "release",
         "rootDir": directory,
@@ -96,13 +100,11 @@ def configuration(node: DevNode, nodes: list[DevNode], directory: str) -> Mappin
     }
 
 
-def advice(nodes: list[DevNode]) -> str:
+def advice(plan: Plan) -> str:
     """What to do with the cluster, in lines that fit 80 columns. The defaults of the other commands are left out."""
-    members = [each for each in nodes if not each.spare]
-    first, last = members[0], members[-1]
-    is_default = first.api_port == DEFAULT_BASE_PORT + _API
-    api = "" if is_default else f" --api {first.api}"
-    tcp = "" if is_default else f" --tcp {first.tcp}"
+    first, last = plan.nodes[0], plan.nodes[-1]
+    api = "" if first.api_port == DEFAULT_BASE_PORT + _API else f" --api {first.api}"
+    tcp = "" if first.api_port == DEFAULT_BASE_PORT + _API else f" --tcp {first.tcp}"
     lines = [
         "Try it in another terminal:",
         f"  wukong cluster status{api}",
@@ -110,12 +112,15 @@ def advice(nodes: list[DevNode]) -> str:
         f"  wukong chat --uid alice --group lunch{tcp}",
         f"  wukong chat --uid bob --group lunch --tcp {last.tcp}",
     ]
-    spares = [each for each in nodes if each.spare]
-    lines += [f"  wukong cluster add {each.node} {each.addr}{api}" for each in spares[:1]]
-    lines.append("Is a member missed? Adds and sends at all nodes in turn:")
-    lines.append("  wukong demo --count 100 \\")
-    for option, values in (("--api", [each.api for each in members]), ("--tcp", [each.tcp for each in members])):
+    if plan.seed is not None:
+        return "\n".join(lines)
+    lines += ["Is a member missed? Adds and sends at all nodes in turn:", "  wukong demo --count 100 \\"]
+    for option, values in (("--api", [each.api for each in plan.nodes]), ("--tcp", [each.tcp for each in plan.nodes])):
         texts = [",".join(values[start : start + 3]) for start in range(0, len(values), 3)]
         end = " \\" if option == "--api" else ""
         lines.append(f"    {option} " + ",\\\n".join(texts) + end)
+    following = last.node + 1
+    if following < FIRST_NODE + MAX_NODES:
+        base = "" if plan.base_port == DEFAULT_BASE_PORT else f" --base-port {plan.base_port}"
+        lines += ["One more node, which joins by itself:", f"  wukong cluster dev --nodes 1 --first {following}{base}"]
     return "\n".join(lines)

@@ -1,0 +1,324 @@
+"""Clients of a cluster that is being broken: people who are connected, a back end that changes members and reads lists.
+
+All write what they do and what they are told into the journal of the cycle. Nobody gives up: whoever loses his
+connection logs in at another node, and repeats under their numbers the SENDs that have no answer.
+"""
+
+import asyncio
+import contextlib
+import random
+from collections import Counter
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass, field
+
+import aiohttp
+
+from tests.cluster.record import Attempt, Journal, Read, RoomRecord, Stay, Stored, now
+from tests.support.cluster import ClusterProcesses, NodeProcess
+from tests.support.http import NO_ANSWER, Api, ApiError, payload_of
+from tests.support.wire import SUCCESS, Client, Kind, LoginRefused, Unanswered
+
+LOGIN_TIMEOUT_S = 4.0
+ACK_TIMEOUT_S = 3.0
+CALL_TIMEOUT_S = 4.0
+PAUSE_BETWEEN_LOGINS_S = 0.1
+UNDER_WAY = 4
+KINDS = (Kind.TCP, Kind.WS, Kind.JSON)
+BACK_END = "backend"
+# Answers that leave open whether a message was stored.
+OPEN_REASONS = {0, 6, 10, 14, 15, 17, 18, 22}
+
+
+@dataclass
+class Tally:
+    """counts: of everything that was done; last, longest_s: the latest success and the longest time without one."""
+
+    counts: Counter[str] = field(default_factory=Counter)
+    faults: list[str] = field(default_factory=list)
+    last: float = 0.0
+    longest_s: float = 0.0
+
+    def success(self, what: str) -> None:
+        self.counts[what] += 1
+        at = now()
+        if self.last:
+            self.longest_s = max(self.longest_s, at - self.last)
+        self.last = at
+
+
+class Load:
+    """people: uids that are members of every room and send; floaters: uids that come and go, and only listen."""
+
+    def __init__(
+        self, cluster: ClusterProcesses, rng: random.Random, *, people: int = 4, floaters: int = 4, rooms: int = 3
+    ) -> None:
+        self.cluster = cluster
+        self.rng = rng
+        self.tally = Tally()
+        self.journal = Journal()
+        self.rooms: list[RoomRecord] = []
+        self.people = [Person(self, f"p{number}", number) for number in range(people)]
+        self.floaters = [Person(self, f"f{number}", number + 1) for number in range(floaters)]
+        self.is_over = asyncio.Event()
+        self.lasting = RoomRecord("lasting")
+        self._room_count = rooms
+        self._numbers = 0
+        self._turn = 0
+        self._tasks: list[asyncio.Task[None]] = []
+        self._keepers: list[asyncio.Task[None]] = []
+
+    @property
+    def everybody(self) -> list["Person"]:
+        return [*self.people, *self.floaters]
+
+    @contextlib.asynccontextmanager
+    async def connected(self) -> AsyncIterator[None]:
+        """Everybody stays connected as well as he can."""
+        timeout = aiohttp.ClientTimeout(total=CALL_TIMEOUT_S)
+        connector = aiohttp.TCPConnector(limit=0, force_close=False)
+        async with aiohttp.ClientSession(connector=connector, timeout=timeout) as self.http:
+            self._keepers = [asyncio.create_task(person.keep_connected()) for person in self.everybody]
+            try:
+                yield
+            finally:
+                for task in (*self._keepers, *self._tasks):
+                    task.cancel()
+                await asyncio.gather(*self._keepers, *self._tasks, return_exceptions=True)
+                for person in self.everybody:
+                    if person.client is not None:
+                        person.client.abort()
+
+    def api(self, node: NodeProcess) -> Api:
+        return Api(node.http_url, self.http, fence_slots=self.cluster.slot_count)
+
+    def next_node(self) -> NodeProcess:
+        """Nodes take turns, whether they run or not: a back end does not know."""
+        self._turn += 1
+        return self.cluster[self._turn % len(self.cluster.nodes) + 1]
+
+    # -- one stretch of load
+
+    async def begin(self, cycle: int) -> None:
+        """A fresh journal, fresh rooms, and the load. Nodes must be well."""
+        self.journal = Journal()
+        self.is_over.clear()
+        self.tally.last = 0.0
+        self.tally.longest_s = 0.0
+        for person in self.everybody:
+            person.begin_journal()
+        members = [BACK_END, *(person.uid for person in self.people)]
+        self.rooms = [self.journal.room(f"r{cycle}-{number}") for number in range(self._room_count)]
+        for room in self.rooms:
+            with room.history.adding(members):
+                await self.api(self.next_node()).create(room.id, members)
+        self._tasks = [
+            asyncio.create_task(work)
+            for work in (
+                *(self._keep_sending(person) for person in self.people),
+                *(self._keep_changing(room) for room in self.rooms for _ in range(2)),
+                *(self._keep_reading(room) for room in self.rooms),
+            )
+        ]
+
+    async def end(self) -> None:
+        """No more load; what is under way is answered or given up."""
+        self.is_over.set()
+        for outcome in await asyncio.gather(*self._tasks, return_exceptions=True):
+            if isinstance(outcome, BaseException):
+                raise outcome
+        self._tasks = []
+
+    def attempt(self, sender: str, room: RoomRecord) -> Attempt:
+        self._numbers += 1
+        number = f"n{self._numbers}"
+        made = Attempt(sender, room.id, number, f"{number} by {sender}".encode(), now())
+        room.attempts.append(made)
+        return made
+
+    def acked(self, attempt: Attempt, message_id: int, seq: int = 0) -> None:
+        if attempt.message_id not in (0, message_id):
+            self.tally.faults.append(f"two answers: {attempt} and id {message_id} seq {seq}")
+        if not attempt.is_acked:
+            attempt.acked = now()
+        attempt.message_id = message_id
+        attempt.seq = attempt.seq or seq
+        self.tally.success("acknowledged")
+
+    # -- the load
+
+    async def _keep_sending(self, person: "Person") -> None:
+        gate = asyncio.Semaphore(UNDER_WAY)
+        async with asyncio.TaskGroup() as group:
+            while not self.is_over.is_set():
+                await gate.acquire()
+                room = self.rng.choice([*self.rooms, self.lasting])
+                sending = group.create_task(person.send_until_answered(self.attempt(person.uid, room)))
+                sending.add_done_callback(lambda task: gate.release())
+                await asyncio.sleep(self.rng.expovariate(30))
+
+    async def _keep_changing(self, room: RoomRecord) -> None:
+        """A change, and right behind its Ok a message through another node."""
+        uids = [person.uid for person in self.floaters]
+        fixed = [BACK_END, *(person.uid for person in self.people)]
+        while not self.is_over.is_set():
+            some = self.rng.sample(uids, self.rng.randint(1, 2))
+            draw = self.rng.random()
+            node = self.next_node()
+            api = self.api(node)
+            try:
+                if draw < 0.48:
+                    with room.history.adding(some):
+                        await api.add(room.id, some)
+                elif draw < 0.92:
+                    with room.history.removing(some):
+                        await api.remove(room.id, some)
+                else:
+                    with room.history.resetting([*fixed, *some]):
+                        await api.add(room.id, [*fixed, *some], reset=True)
+            except (*NO_ANSWER, ApiError) as error:
+                self._unanswered(error)
+                continue
+            self.tally.success("changes")
+            await self._post(self.attempt(BACK_END, room))
+            await asyncio.sleep(self.rng.expovariate(20))
+
+    async def _post(self, attempt: Attempt) -> None:
+        api = self.api(self.next_node())
+        try:
+            answer = await api.send(BACK_END, attempt.channel, attempt.payload, client_msg_no=attempt.number)
+        except (*NO_ANSWER, ApiError) as error:
+            self._unanswered(error)
+        else:
+            self.acked(attempt, answer["message_id"])
+
+    async def _keep_reading(self, room: RoomRecord) -> None:
+        while not self.is_over.is_set():
+            node = self.next_node()
+            began = now()
+            try:
+                members = await self.api(node).members(room.id)
+            except (*NO_ANSWER, ApiError) as error:
+                self._unanswered(error)
+            else:
+                room.reads.append(Read(node.node_id, began, now(), frozenset(members)))
+                self.tally.success("reads")
+            await asyncio.sleep(self.rng.expovariate(20))
+
+    def _unanswered(self, error: BaseException) -> None:
+        if isinstance(error, ApiError) and error.status < 500:
+            self.tally.faults.append(f"refused: {error}")
+        self.tally.counts["unanswered calls"] += 1
+
+    # -- the state afterwards
+
+    async def read_histories(self, rooms: Sequence[RoomRecord]) -> None:
+        """What every node shows."""
+        for room in rooms:
+            room.stored = {
+                node.node_id: [
+                    Stored(
+                        each["message_seq"],
+                        each["message_id"],
+                        each["client_msg_no"],
+                        each["from_uid"],
+                        payload_of(each),
+                    )
+                    for each in await self.api(node).history(BACK_END, room.id)
+                ]
+                for node in self.cluster
+            }
+            for node in self.cluster:
+                began = now()
+                members = await self.api(node).members(room.id)
+                room.reads.append(Read(node.node_id, began, now(), frozenset(members)))
+
+
+class Person:
+    """A user with one device. client: the connection there is, if any."""
+
+    def __init__(self, load: Load, uid: str, start: int) -> None:
+        self.uid = uid
+        self.load = load
+        self.kind = KINDS[start % len(KINDS)]
+        self.client: Client | None = None
+        self.stay: Stay | None = None
+        self.is_home = asyncio.Event()
+        self._next = start
+
+    def begin_journal(self) -> None:
+        """The connection goes on in the next journal; what it got before does not count there."""
+        if self.client is not None and self.stay is not None:
+            self.client.received = []
+            self.stay = Stay(self.uid, self.stay.node, self.stay.since, self.client.received)
+            self.load.journal.stays.append(self.stay)
+
+    async def keep_connected(self) -> None:
+        while True:
+            await self._log_in()
+            assert self.client is not None
+            await self.client.closed.wait()
+            self._left()
+            await asyncio.sleep(PAUSE_BETWEEN_LOGINS_S)
+
+    async def _log_in(self) -> None:
+        while True:
+            self._next += 1
+            node = self.load.cluster[self._next % len(self.load.cluster.nodes) + 1]
+            client = Client(self.uid, self.kind, device_id=f"device-{self.uid}")
+            port = node.tcp_port if self.kind is Kind.TCP else node.ws_port
+            try:
+                async with asyncio.timeout(LOGIN_TIMEOUT_S):
+                    await client.open("127.0.0.1", port, self.load.http)
+            except (*NO_ANSWER, LoginRefused, Unanswered, OSError) as error:
+                client.abort()
+                self.load.tally.counts["logins in vain"] += 1
+                if isinstance(error, LoginRefused):
+                    self.load.tally.counts[f"logins refused with {error.reason}"] += 1
+                await asyncio.sleep(PAUSE_BETWEEN_LOGINS_S)
+                continue
+            self.client = client
+            self.stay = Stay(self.uid, node.node_id, now(), client.received)
+            self.load.journal.stays.append(self.stay)
+            self.load.tally.counts["logins"] += 1
+            self.is_home.set()
+            return
+
+    def _left(self) -> None:
+        client, self.client, self.stay = self.client, None, None
+        self.is_home.clear()
+        assert client is not None
+        self.load.tally.faults += [f"{self.uid} ({self.kind}): {fault}" for fault in client.faults]
+        if client.kicked is not None and not client.leaving:
+            self.load.tally.faults.append(f"{self.uid} was kicked for good by {client.kicked}")
+
+    async def send_until_answered(self, attempt: Attempt) -> None:
+        """Again under the same number as long as the load lasts; a connection without answers is left."""
+        first = True
+        while first or not self.load.is_over.is_set():
+            first = False
+            client = self.client
+            if client is None:
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(0.2):
+                        await self.is_home.wait()
+                continue
+            answer = client.send(attempt.channel, attempt.payload, client_msg_no=attempt.number)
+            try:
+                async with asyncio.timeout(ACK_TIMEOUT_S):
+                    ack = await asyncio.shield(answer)
+            except TimeoutError:
+                self.load.tally.counts["connections without answers"] += 1
+                client.abort()
+                continue
+            except Unanswered:
+                continue
+            if ack.reason_code == SUCCESS:
+                self.load.acked(attempt, ack.message_id, ack.message_seq)
+                return
+            self.load.tally.counts[f"sends answered with {ack.reason_code}"] += 1
+            if ack.reason_code not in OPEN_REASONS:
+                attempt.refused = True
+                self.load.tally.faults.append(f"refused with {ack.reason_code}: {attempt}")
+                return
+            await asyncio.sleep(0.1)
+        self.load.tally.counts["unanswered sends"] += 1
