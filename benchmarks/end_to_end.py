@@ -1,11 +1,13 @@
 """What does a whole node do, and what does it cost?
 
-    python -m benchmarks.end_to_end [--repeat 3] [--only closed,latency,fanout,storm,idle,offline] [--json FILE]
+    python -m benchmarks.end_to_end [--nodes 3] [--repeat 3] [--only closed,latency,fanout,storm,idle] [--json FILE]
 
 Every case has a server process of its own on an empty data directory (fsync on, everything encrypted and stored), and
-the generator of `wukong bench` beside it. Prints a row per figure: the median, the lowest and the highest run, the goal
-and what the server we replace reached on this kind of machine with an independent generator. Server and generator share
-the machine: the generator's own CPU is told, and figures of two machines are not comparable.
+the generator of `wukong bench` beside it. With --nodes 3 it is a cluster of three processes, clients and requests
+spread over them, and figures of the server are those of all three together. Prints a row per figure: the median, the
+lowest and the highest run, the goal and what the server we replace reached on this kind of machine with an independent
+generator. Server and generator share the machine: the generator's own CPU is told, and figures of two machines are not
+comparable.
 """
 
 import argparse
@@ -18,12 +20,14 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
+from tests.support.cluster import ClusterProcesses  # noqa: E402
 from tests.support.server import ServerProcess  # noqa: E402
 
 Figures = dict[str, float]
@@ -109,16 +113,81 @@ CASES = (
 )
 
 
-def run(case: Case, base: Path, repeat: int, processes: int) -> list[Figures]:
-    """A fresh server for each run, so that no run inherits another's memory or files."""
-    found = []
-    for number in range(repeat):
-        server = ServerProcess(base / f"{case.name.replace(' ', '-').replace(',', '')}-{number}")
+CLUSTER_CASES = (
+    Case(
+        "closed, 100 pairs, window 1",
+        "closed --pairs 100 --window 1",
+        (
+            Goal("acked_per_s", ">=", 3_000, "376"),
+            Goal("ack_p50_ms", "<=", 40, "228"),
+            Goal("server_us_per_msg", "<=", 330, "3,144"),
+        ),
+    ),
+    Case(
+        "closed, 100 pairs, window 10",
+        "closed --pairs 100 --window 10",
+        (Goal("acked_per_s", ">=", 3_500, "1,579"), Goal("server_us_per_msg", "<=", 330, "868")),
+    ),
+    Case(
+        "latency, 20 messages/s",
+        "latency --rate 20",
+        (
+            Goal("ack_p50_ms", "<=", 6, "242"),
+            Goal("recv_p50_ms", "<=", 8, "382"),
+            Goal("recv_p99_ms", "<=", 50, "701"),
+        ),
+    ),
+    Case(
+        "fanout, 1 to 1,000 at 5/s",
+        "fanout --members 1000 --rate 5",
+        (Goal("recv_p50_ms", "<=", 100, "515"), Goal("missing", "<=", 0, "0")),
+    ),
+    Case("storm, 2,000 logins at 50", "storm --connections 2000 --concurrency 50", (Goal("no_connack", "<=", 0, "3"),)),
+    # CPU of all nodes together: 3 % each.
+    Case("idle, no clients", "idle --connections 3 --seconds 15", (Goal("server_cpu_pct", "<=", 9, ""),)),
+)
+
+
+class Target(NamedTuple):
+    """What the generator is told: addresses and process ids, separated by commas."""
+
+    api: str
+    tcp: str
+    pids: str
+
+
+@contextmanager
+def serving(directory: Path, nodes: int) -> Iterator[Target]:
+    """A fresh server or cluster, so that no run inherits another's memory or files."""
+    if nodes == 1:
+        server = ServerProcess(directory)
         server.start()
         try:
+            yield Target(server.http_url, f"127.0.0.1:{server.tcp_port}", str(server.pid))
+        finally:
+            server.stop()
+        return
+    cluster = ClusterProcesses(directory, nodes, proxied=False)
+    cluster.start()
+    try:
+        cluster.wait_leaders(balanced=True)
+        yield Target(
+            ",".join(node.http_url for node in cluster),
+            ",".join(f"127.0.0.1:{node.tcp_port}" for node in cluster),
+            ",".join(str(node.pid) for node in cluster),
+        )
+    finally:
+        cluster.stop()
+        cluster.close()
+
+
+def run(case: Case, base: Path, repeat: int, processes: int, nodes: int) -> list[Figures]:
+    found = []
+    for number in range(repeat):
+        with serving(base / f"{case.name.replace(' ', '-').replace(',', '')}-{number}", nodes) as target:
             command = [
                 *(sys.executable, "-m", "wukong", "bench", *shlex.split(case.arguments), "--json"),
-                *("--api", server.http_url, "--tcp", f"127.0.0.1:{server.tcp_port}", "--pid", str(server.pid)),
+                *("--api", target.api, "--tcp", target.tcp, "--pid", target.pids),
             ]
             if not case.arguments.startswith("latency"):
                 command += ["--processes", str(processes)]
@@ -126,8 +195,6 @@ def run(case: Case, base: Path, repeat: int, processes: int) -> list[Figures]:
             if done.returncode:
                 raise SystemExit(f"{shlex.join(command)}\n{done.stderr}")
             found.append(json.loads(done.stdout)["median"])
-        finally:
-            server.stop()
     return found
 
 
@@ -153,6 +220,7 @@ def rows(case: Case, runs: list[Figures]) -> Iterator[dict[str, Any]]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--nodes", type=int, default=1, help="1, or how many nodes form a cluster")
     parser.add_argument("--repeat", type=int, default=3)
     parser.add_argument("--processes", type=int, default=1, help="generator processes")
     parser.add_argument("--only", default="", help="words; cases whose name contains one of them")
@@ -163,14 +231,15 @@ def main() -> None:
         ["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False
     )
     machine = f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}"
-    print(f"{machine}; commit {commit.stdout.strip()}; fsync on; load before {os.getloadavg()[0]:.2f}")
+    run_at = f"commit {commit.stdout.strip()}; fsync on; load before {os.getloadavg()[0]:.2f}"
+    print(f"{machine}; {options.nodes} node(s); {run_at}")
     print(f"{'case':32} {'figure':26} {'median':>10} {'from':>10} {'to':>10} {'goal':>10} {'':4} {'old':>8}")
     everything = []
     with tempfile.TemporaryDirectory(prefix="wukong-bench-") as base:
-        for case in CASES:
+        for case in CASES if options.nodes == 1 else CLUSTER_CASES:
             if words and not any(word in case.name for word in words):
                 continue
-            runs = run(case, Path(base), options.repeat, options.processes)
+            runs = run(case, Path(base), options.repeat, options.processes, options.nodes)
             everything.append({"case": case.name, "arguments": case.arguments, "runs": runs})
             for row in rows(case, runs):
                 mark = "ok" if row["reached"] else "MISS"

@@ -147,18 +147,23 @@ class Server:
             snapshot_needed=self._snapshot_needed,
             pinned=self._pinned_index,
         )
-        self._parts.push_async_callback(self._stop_log)
         self.snapshots = Snapshots(
+            slot_count=slot_count,
             store=self.store,
             generations=self.node.generations,
-            log=self.runtime,
             send=self.mesh.send_snapshot,
+            install=self.runtime.install,
+            snapshot_at=self.runtime.snapshot_at,
+            term_of=self.runtime.term,
+            applied_index=self.runtime.applied_index,
             clock=clock,
         )
         self._parts.push_async_callback(self.snapshots.stop)
+        self._parts.push_async_callback(self._stop_log)
         self.node.attach(self.runtime)
         self.controller = self._make_controller(directory, formation)
         self.runtime.start()
+        self.snapshots.start()
         self.mesh.serve(Inbound(self.runtime, self.node, self.snapshots, self.controller))
         self.controller.start()
         self._parts.push_async_callback(self.controller.stop)
@@ -433,6 +438,21 @@ class Server:
         yield Figure("wukong_wal_syncs", "Batches of the log put on disk.", COUNTER, lambda: self._wal.sync_count)
         yield Figure("wukong_wal_written_bytes", "Bytes written to the log.", COUNTER, lambda: self._wal.written_bytes)
         yield Figure("wukong_wal_bytes", "Size of the log.", GAUGE, lambda: self._wal.size_bytes)
+        runtime, mesh, snapshots = self.runtime, self.mesh, self.snapshots
+        yield Figure("wukong_slots_led", "Slots this node leads.", GAUGE, lambda: runtime.stats().groups_led)
+        yield Figure("wukong_log_entries", "Entries of the log in memory.", GAUGE, lambda: runtime.stats().log_entries)
+        yield Figure("wukong_apply_backlog_bytes", "Committed, not applied.", GAUGE, runtime.backlog_bytes)
+        yield Figure("wukong_nodes_connected", "Other nodes.", GAUGE, lambda: len(mesh.connected_nodes))
+        yield Figure("wukong_snapshots", "Copies of slots under way.", GAUGE, lambda: len(snapshots.progress()))
+        if self.links is not None:
+            links = self.links.counters
+            yield Figure(
+                "wukong_links",
+                "Links to other nodes: messages, frames, bytes, refusals.",
+                COUNTER,
+                lambda: {(name,): value for name, value in msgspec.structs.asdict(links).items()},
+                ("figure",),
+            )
         yield Figure(
             "wukong_store",
             "The database's own figures.",

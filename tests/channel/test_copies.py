@@ -1,6 +1,7 @@
 """Versioned copies: owed by the authority, taken once, newest wins, forgotten when applied. architecture.md 4."""
 
 from itertools import permutations
+from typing import Any
 
 import msgspec
 import pytest
@@ -19,7 +20,15 @@ from wukong.channel.commands import (
     UpdateList,
     UpdateSystemUids,
 )
-from wukong.channel.copies import COPY_PAIR, COPY_SETTINGS, COPY_SYSTEM_UIDS, COPY_USER, owed, system_uids
+from wukong.channel.copies import (
+    COPY_PAIR,
+    COPY_SETTINGS,
+    COPY_SYSTEM_UIDS,
+    COPY_USER,
+    owed,
+    settings_version,
+    system_uids,
+)
 from wukong.channel.effects import Propagate
 from wukong.channel.ids import ChannelId, person_id
 from wukong.channel.state import Settings, channel_part, encode
@@ -188,6 +197,30 @@ def test_the_outbox_owes_until_it_is_told_to_forget() -> None:
     assert owed(slot.state)[0].outbox_id not in {effect.outbox_id for effect in asked}, "numbers are not used again"
 
 
+def test_the_outbox_is_read_from_where_it_begins_and_not_from_what_was_forgotten() -> None:
+    slot = Slot()
+    starts: list[bytes] = []
+    scan = slot.state.scan
+
+    def watched(start: bytes, end: bytes | None = None, **limits: Any) -> list[tuple[bytes, bytes]]:
+        starts.append(start)
+        return scan(start, end, **limits)
+
+    slot.state.scan = watched  # type: ignore[method-assign, assignment]
+    for n in range(5):
+        slot.do(UpdateSystemUids(ADD, [f"robot {n}"]))
+    slot.do(ForgetOutbox([1, 2, 4]))
+    starts.clear()
+    assert [[record.outbox_id for record in owed(slot.state, limit=limit)] for limit in (1, None)] == [[3], [3, 5]]
+    slot.do(ForgetOutbox([3, 5]))
+    assert owed(slot.state) == owed(slot.state) == []
+    slot.do(UpdateSystemUids(ADD, ["another"]))
+    assert [record.outbox_id for record in owed(slot.state)] == [6]
+    assert [int.from_bytes(start[1:], "big") for start in starts if start[:1] == b"x"] == [0, 3, 3, 6, 6]
+    slot.restart()
+    assert [record.outbox_id for record in owed(slot.state)] == [6]
+
+
 def test_settings_take_effect_with_their_copy() -> None:
     slot = Slot()
     slot.do(PutSettings(encode(Settings(system_uid="root"))))
@@ -196,6 +229,17 @@ def test_settings_take_effect_with_their_copy() -> None:
     assert slot.state.settings == Settings(system_uid="root")
     slot.restart()
     assert slot.state.settings == Settings(system_uid="root")
+
+
+def test_a_slot_says_under_which_version_of_the_settings_it_goes() -> None:
+    slot = Slot()
+    slot.do(UpdateSystemUids(ADD, ["robot"]))
+    version = slot.do(PutSettings(encode(Settings(system_uid="root")))).version
+    assert (version, settings_version(slot.state)) == (2, 0)
+    slot.deliver()
+    assert settings_version(slot.state) == 2
+    slot.restart()
+    assert settings_version(slot.state) == 2
 
 
 def settings(system_uid: str, *, initial: bool = False) -> PutSettings:

@@ -47,7 +47,8 @@ class Tally:
 
 
 class Load:
-    """people: uids that are members of every room and send; floaters: uids that come and go, and only listen."""
+    """people: uids that are members of every room and send; floaters: uids that come and go, and only listen. lasting: a
+    room of all cycles."""
 
     def __init__(
         self, cluster: ClusterProcesses, rng: random.Random, *, people: int = 4, floaters: int = 4, rooms: int = 3
@@ -77,6 +78,9 @@ class Load:
         timeout = aiohttp.ClientTimeout(total=CALL_TIMEOUT_S)
         connector = aiohttp.TCPConnector(limit=0, force_close=False)
         async with aiohttp.ClientSession(connector=connector, timeout=timeout) as self.http:
+            members = [BACK_END, *(person.uid for person in self.people)]
+            with self.lasting.history.adding(members):
+                await self.api(self.next_node()).create(self.lasting.id, members)
             self._keepers = [asyncio.create_task(person.keep_connected()) for person in self.everybody]
             try:
                 yield
@@ -123,10 +127,8 @@ class Load:
     async def end(self) -> None:
         """No more load; what is under way is answered or given up."""
         self.is_over.set()
-        for outcome in await asyncio.gather(*self._tasks, return_exceptions=True):
-            if isinstance(outcome, BaseException):
-                raise outcome
-        self._tasks = []
+        tasks, self._tasks = self._tasks, []
+        await asyncio.gather(*tasks)
 
     def attempt(self, sender: str, room: RoomRecord) -> Attempt:
         self._numbers += 1
@@ -177,6 +179,7 @@ class Load:
                         await api.add(room.id, [*fixed, *some], reset=True)
             except (*NO_ANSWER, ApiError) as error:
                 self._unanswered(error)
+                await asyncio.sleep(self.rng.expovariate(20))
                 continue
             self.tally.success("changes")
             await self._post(self.attempt(BACK_END, room))

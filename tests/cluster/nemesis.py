@@ -4,8 +4,8 @@ One cycle: fresh rooms, and in them people who send, a back end that adds and re
 Ok through another node, and readers of lists; calls and connections are spread over all nodes. A fault is done to nodes
 or to the ways between them, and undone. Then nobody may be stuck: everybody gets a message that is sent to him through
 every node and every slot. The journal is judged: nothing acknowledged lost, nothing doubled, no gap, one order, no
-subscriber missed, lists linearizable, nobody online who is not. At the end all rooms are read once more, after a restart
-of all.
+subscriber missed, lists linearizable, nobody online who is not. At the end all rooms are read once more, after a
+restart of all nodes.
 
     python -m tests.cluster.nemesis --cycles 200 [--seed N] [--faults kill,pause] [--keep-going]
 """

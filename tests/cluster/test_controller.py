@@ -126,6 +126,35 @@ async def test_a_node_that_hears_no_leader_sheds_and_comes_back() -> None:
     assert world.controller.health.serving
 
 
+async def test_a_node_that_is_not_live_yet_is_not_judged_and_promises_nothing() -> None:
+    world = World()
+    world.replica.live = False
+    for group in world.groups.groups:
+        group.leader = None
+    await world.run(10)
+    assert world.links.of("progress")[-1][1]["well"] is False
+    world.replica.live = True
+    for group in world.groups.groups:
+        group.leader = 2
+    await world.run(0.4)
+    assert world.controller.health.serving
+
+
+async def test_leaders_go_to_nodes_that_have_been_well_for_a_while_and_away_from_a_sick_one() -> None:
+    world = World()
+    for _ in range(30):
+        world.controller.received(3, {"op": "progress", "commits": [], "well": True})
+        await world.run(1)
+    assert [group.leader for group in world.groups.groups] == [1, 1], "node 2 never said that it is well"
+    for _ in range(30):
+        for group in world.groups.groups:
+            group.commit += 1
+        for node in (2, 3):
+            world.controller.received(node, {"op": "progress", "commits": [], "well": True})
+        await world.run(1)
+    assert [group.leader for group in world.groups.groups] == [3, 2]
+
+
 async def test_a_leader_moves_a_slot_when_another_node_asks_and_tells_the_next_leader() -> None:
     world = World()
     await world.run(1)

@@ -415,6 +415,20 @@ async def test_a_removed_node_that_would_ask_to_join_again_is_forgotten_only_whe
     world.cut(4)
     await world.run(5)
     assert 4 not in world.replica.table
+    world.link(4, FakeFacts(40, addr="10.0.0.4:11110", join=True))
+    await world.run(1)
+    assert world.replica.table[4] == row(4), "started again it asks again"
+
+
+async def test_a_node_that_left_and_still_runs_can_be_wanted_again() -> None:
+    world = World(voters(1, 2, 3, 4))
+    world.replica.slots[0].do(DropNode(4))
+    await world.run(5)
+    assert 4 not in world.replica.table
+    world.replica.put_row(4, row(4, disk=0))
+    await world.run(1)
+    assert world.replica.table[4] == row(4)
+    assert Member(4, 40, False) in world.groups[0].members
 
 
 async def test_a_leaving_leader_gives_its_groups_away_and_is_then_nobody_s_business_here() -> None:

@@ -175,10 +175,11 @@ def test_malformed_facts_change_nothing() -> None:
     assert replica.events == []
 
 
-def test_the_table_counts_more_than_the_configuration_and_a_removed_node_is_dialed_no_more() -> None:
+def test_the_configuration_counts_more_than_the_table_and_a_removed_node_is_dialed_no_more() -> None:
     mesh, links, _ = serving()
-    mesh.learn({2: "127.0.0.1:22", 3: "127.0.0.1:3"})
-    assert links.peers == {2: ("127.0.0.1", 22), 3: ("127.0.0.1", 3)}
+    mesh.learn({2: "127.0.0.1:22", 3: "127.0.0.1:33"})
+    mesh.learn({3: "127.0.0.1:3"})
+    assert links.peers == {2: ("127.0.0.1", 2), 3: ("127.0.0.1", 3)}
     mesh.forget(3)
     assert 3 not in links.peers
 

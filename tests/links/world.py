@@ -104,6 +104,11 @@ class Peer:
     def stop_reading(self) -> None:
         self.writer.transport.pause_reading()  # type: ignore[attr-defined]
 
+    def finish(self) -> None:
+        """Nothing more will be said; the other end may have hung up already."""
+        with suppress(RuntimeError, OSError):
+            self.writer.write_eof()
+
     async def is_closed(self) -> None:
         """Waits until the other end has hung up."""
         async with asyncio.timeout(LIMIT_S):

@@ -353,18 +353,24 @@ class Promise(Checker):
 
 
 class Refusals(Checker):
-    """Who is a member for certain may send; who is none for certain may not."""
+    """Who is a member for certain and not banned for certain may send; who is none, or is banned, may not."""
 
     rule = "permission"
 
-    def check(self, post: Post, history: History) -> None:
+    def check(self, post: Post, history: History, bans: History, ban_reason: int) -> None:
         if post.trusted:
             return
-        possible = possible_memberships(history.changes_of(post.sender), post.sent, post.answered_at)
-        if post.refused and False not in possible:
+        member = possible_memberships(history.changes_of(post.sender), post.sent, post.answered_at)
+        banned = possible_memberships(bans.changes_of(post.sender), post.sent, post.answered_at)
+        if post.refused == ban_reason:
+            if True not in banned:
+                self.blame(f"{post.sender} was refused in {post.channel} as banned, and is not")
+        elif post.refused and False not in member:
             self.blame(f"{post.sender} was refused in {post.channel} with reason {post.refused}, being a member")
-        if post.acked is not None and True not in possible:
+        if post.acked is not None and True not in member:
             self.blame(f"{post.sender} sent to {post.channel} as a stranger")
+        if post.acked is not None and False not in banned:
+            self.blame(f"{post.sender} sent to {post.channel} while banned")
 
 
 # -- reads

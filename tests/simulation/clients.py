@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from tests.scenarios.judge import Change, History, Sent
 from tests.simulation.checkers import Connected, Post, Push
+from wukong.channel.commands import ChannelInfo
 from wukong.channel.ids import PERSON, ChannelId, person_id
 from wukong.errors import RequestRefused, WukongError
 from wukong.protocol.packets import Recvack, Send, Sendack
@@ -398,8 +399,8 @@ class Backend:
 
     async def act(self) -> None:
         rng = self.rng
-        actions = (self.add, self.remove, self.reset, self.clear, self.send, self.command, self.read, self.newest, self.found)
-        await rng.choices(actions, (20, 10, 5, 1, 14, 12, 12, 6, 5))[0]()
+        actions = (self.add, self.remove, self.reset, self.clear, self.send, self.command, self.read, self.newest, self.found, self.ban)
+        await rng.choices(actions, (20, 10, 5, 1, 14, 12, 12, 6, 5, 4))[0]()
 
     # -- members
 
@@ -411,7 +412,7 @@ class Backend:
     ) -> None:
         """Try until it is answered."""
         world, rng = self.world, self.rng
-        history = world.history(name)
+        history = world.bans if name in world.uids else world.history(name)
         while True:
             change = Change(joins, world.stamp())
             history.changes.append(change)
@@ -471,6 +472,15 @@ class Backend:
             name, lambda uid: False, lambda server: server.use_cases.channels.remove_all_members(channel)
         )
 
+    async def ban(self) -> None:
+        """Forbid somebody to send, anywhere, or allow it again: a fact that every slot has a copy of."""
+        uid, banned = self.world.bannable, self.rng.random() < 0.4
+        await self.change(
+            uid,
+            lambda each: banned if each == uid else None,
+            lambda server: server.use_cases.channels.put_info(ChannelId(PERSON, uid), ChannelInfo(send_ban=banned)),
+        )
+
     async def found(self) -> None:
         """A new group, its members, and its first message at once."""
         world = self.world
@@ -494,7 +504,7 @@ class Backend:
         world, rng = self.world, self.rng
         name = name or rng.choice(world.groups)
         serial = world.next_serial()
-        sender = rng.choice(world.uids)
+        sender = rng.choice([uid for uid in world.uids if uid != world.bannable])
         payload, number = f"{name}|{serial}".encode(), f"api-{serial}"
         post = Post(name, is_cmd, sender, payload, number, world.stamp(), trusted=True)
         world.posts.append(post)

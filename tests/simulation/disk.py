@@ -17,6 +17,7 @@ from typing import Any
 from tests.simulation.loop import ProcessLoop, Scheduler
 from wukong.raft import wal as wal_module
 from wukong.raft.wal import Batch, Wal
+from wukong.store.datadir import Formation
 from wukong.store.memory import MemoryStore
 
 # A record of the log is longer than this, so flips in so many last bytes damage the last one only.
@@ -75,7 +76,7 @@ class Disk:
         self.rng = rng
         self.directory = directory
         self.number = number
-        self.facts: dict[str, Any] = {}  # what node.json keeps
+        self.formation: Formation | None = None  # what node.json keeps
         self.store = MemoryStore()
         self.sync_s = (0.0005, 0.004)
         self.flush_s = (0.001, 0.02)
@@ -139,6 +140,9 @@ class Disk:
                 byte = file.read(1)
                 file.seek(-1, os.SEEK_CUR)
                 file.write(bytes((byte[0] ^ (1 << rng.randrange(8)),)))
+
+    def form(self, formation: Formation) -> None:
+        self.formation = formation
 
     def remove(self) -> None:
         shutil.rmtree(self.directory, ignore_errors=True)

@@ -7,7 +7,10 @@ time, but for blackouts and cuts, which everybody survives or sits out.
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
+from wukong.raft.log import Change
+
 if TYPE_CHECKING:
+    from tests.simulation.server import Server
     from tests.simulation.world import World
 
 
@@ -60,6 +63,8 @@ class Faults:
     def _expendable(self) -> list[int]:
         """Those of which one may go and a majority stays."""
         live = self._live()
+        if not self.world.members_complete() and len(live) < len(self.world.ids):
+            return []
         return live if len(live) - 1 > len(self.world.ids) // 2 or len(self.world.ids) == 1 else []
 
     def _victim(self) -> int | None:
@@ -262,6 +267,35 @@ class Faults:
                     done = True
         return done
 
+    def member_removed(self) -> bool:
+        """A voter goes out of a slot; the cluster's control takes it in again, as a learner first."""
+        world = self.world
+        for node in world.leaders_now():
+            server = world.servers[node]
+            assert server.runtime is not None
+            for slot in range(world.options.slots):
+                members = server.runtime.members(slot)
+                if server.runtime.is_leader(slot) and len(members) == len(world.ids) > 2:
+                    gone = self.rng.choice([member for member in members if member.node != node])
+                    server.loop.call_soon(self._change, server, slot, Change("rem", gone.node, gone.disk))
+                    return True
+        return False
+
+    def _change(self, server: "Server", slot: int, change: Change) -> None:
+        assert server.runtime is not None
+        if server.runtime.is_leader(slot) and server.runtime.change_members(slot, change):
+            self.world.counts["members changed by hand"] += 1
+
+    def disk_lost(self) -> bool:
+        """A node is back with an empty disk, under its old number."""
+        world = self.world
+        if len(world.ids) < 3 or not world.all_serve() or not world.members_complete() or world.network.cut:
+            return False
+        node = self.rng.choice(world.ids)
+        world.lose_disk(node)
+        self._later(self.rng.choice((0.05, 1.0)), world.start, node)
+        return True
+
     # -- clients
 
     def sockets_lost(self) -> bool:
@@ -297,6 +331,8 @@ class Faults:
         "disk full": (2, lambda f: True),
         "clock jump": (4, lambda f: True),
         "leader transfer": (5, lambda f: len(f.world.ids) > 1),
+        "member removed": (5, lambda f: len(f.world.ids) > 2),
+        "disk lost": (4, lambda f: len(f.world.ids) > 2),
         "sockets lost": (6, lambda f: True),
         "users away": (6, lambda f: True),
     }

@@ -157,7 +157,7 @@ class Judge:
 
     def sees_commit(self, raw: RawNode) -> None:
         """What a leader takes for committed, a majority of the voters has, or had before a disk was lost."""
-        index = raw._core.commit_index
+        index = raw.commit_index
         if raw.log.term_at(index) != raw.term or index <= self._commits.get((raw.group, raw.term), 0):
             return  # known from an earlier leadership, or seen
         self._commits[raw.group, raw.term] = index

@@ -20,12 +20,19 @@ from wukong.channel.commands import PutSettings, decode_entry
 from wukong.channel.state import Settings
 from wukong.dispatch.dispatcher import Dispatcher
 from wukong.dispatch.retry import RetryPolicy
+from wukong.cluster.controller import Controller
+from wukong.cluster.formation import Facts, Forming
+from wukong.cluster.inbound import Inbound
+from wukong.cluster.membership import OwnRow
+from wukong.cluster.mesh import Mesh
 from wukong.errors import Unavailable, WukongError
-from wukong.links import kinds
 from wukong.node.node import Node
+from wukong.node.snapshot_options import SnapshotOptions
+from wukong.node.snapshots import Snapshots
 from wukong.protocol.packets import Recvack, Send, Sendack
 from wukong.protocol.recv_frame import RecvView
 from wukong.raft.config import RaftConfig
+from wukong.raft.log import Member
 from wukong.raft.runtime import Runtime
 from wukong.raft.statemachine import Committed
 from wukong.service.overview import Overview
@@ -33,6 +40,7 @@ from wukong.service.sessions import Login, LoginRefused, Sessions
 from wukong.service.usecases import UseCases
 from wukong.session.audience import Audience
 from wukong.session.registry import Registry
+from wukong.store.datadir import Formation
 from wukong.store.overlay import prefix_end
 
 if TYPE_CHECKING:
@@ -58,6 +66,7 @@ class Tuning(msgspec.Struct, frozen=True):
     retry_scan_s: float
     settings: Settings
     push_delay_s: float
+    snapshots: SnapshotOptions
 
 
 class Server:
@@ -78,10 +87,15 @@ class Server:
             start_s=world.rng.uniform(1.0, 1e5),
         )
         self.clock = ProcessClock(self.loop, world.wall_ms[node_id])
+        known = {other: world.address(other) for other in world.named_nodes(node_id) if other != node_id}
+        own = Facts(disk.number, join=True, addr=world.address(node_id))
+        self.mesh = Mesh(node_id, self.clock, own, known)
         self.links = SimLinks(world.network, node_id, self.loop)
+        self.links.handler = self.mesh
         self.gateway = SimGateway(self)
         self.runtime: Runtime | None = None
         self.node: Node | None = None
+        self.controller: Controller | None = None
         self.calls: dict[int, Callable[[], None]] = {}  # requests under way here -> what tells their caller of our end
         self.loop.create_task(self.run(), name="start")
 
@@ -90,13 +104,16 @@ class Server:
     async def run(self) -> None:
         try:
             await self.start()
-        except WukongError as error:
+        except Exception as error:
             if self.state not in ("dead", "stopped"):
                 self.world.start_failed(self, error)
 
     async def start(self) -> None:
         world, tuning = self.world, self.tuning
         slots = world.options.slots
+        self.links.allow_strangers(True)
+        self.mesh.start(self.links)
+        formation = await self.belong()
         wal = self.disk.open(
             node_id=self.node_id,
             group_count=slots,
@@ -123,23 +140,36 @@ class Server:
             effects_sink=self.dispatcher.run,
             pack_limit_bytes=tuning.pack_limit_bytes,
             head_limit=tuning.head_limit,
-            forward=lambda leader, slot, pack: self.links.send(leader, kinds.FORWARD, slot, pack),
+            forward=self.mesh.send_forward,
             on_break=self.gateway.break_all,
         )
         runtime = self.runtime = Runtime(
             node_id=self.node_id,
+            disk=self.disk.number,
+            members=tuple(Member(number, disk, True) for number, disk in formation.members),
             wal=wal,
             machine=Watched(self, node),
             clock=self.clock,
             on_fatal=self.on_fatal,
-            members=world.first_members,
-            disk=self.disk.number,
             config=tuning.raft,
-            send=lambda group, to, message: self.links.send(to, kinds.RAFT, group, message),
+            send=self.mesh.send_raft,
+            snapshot_needed=lambda slot, to: self.snapshots.needed(slot, to),
+            pinned=lambda slot: self.snapshots.pinned_index(slot),
             rng=random.Random(self.rng.getrandbits(64)),
             disk_thread=self.disk.thread,
             run_blocking=self.disk.run_blocking(self.loop),
-            **self.transfers(),
+        )
+        self.snapshots = Snapshots(
+            slot_count=slots,
+            store=self.disk.store,
+            generations=node.generations,
+            install=runtime.install,
+            snapshot_at=runtime.snapshot_at,
+            term_of=runtime.term,
+            applied_index=runtime.applied_index,
+            send=self.mesh.send_snapshot,
+            clock=self.clock,
+            options=tuning.snapshots,
         )
         node.attach(runtime)
         self.sessions = Sessions(
@@ -155,12 +185,26 @@ class Server:
             node_id=self.node_id, registry=self.registry, connections=self.gateway, clock=self.clock
         )
         self.use_cases = UseCases(node, overview, timeout_ms=8_000)
+        controller = self.controller = Controller(
+            node_id=self.node_id,
+            cluster=formation.cluster,
+            own=OwnRow(world.address(self.node_id), self.disk.number, ""),
+            groups=runtime,
+            replica=node,
+            send=lambda to, kind, group, body: self.mesh.send_control(to, body),
+            clock=self.clock,
+            rng=random.Random(self.rng.getrandbits(64)),
+            options=world.options.control,
+            close_some=self.gateway.close_some,
+            pause=runtime.hold,
+            members_changed=self.learn,
+        )
         for slot in range(slots):
             world.order.starts(self.node_id, slot, node.applied().get(slot, (1, 0))[0])
         runtime.start()
-        self.begin_control()
-        self.links.handler = self
-        self.links.set_peers(world.addresses())
+        self.snapshots.start()
+        self.mesh.serve(Inbound(runtime, node, self.snapshots, controller))
+        controller.start()
         await runtime.ready()
         await node.go_live(None)
         await self.enter_settings()
@@ -168,12 +212,25 @@ class Server:
         self.state = "serving"
         world.serves(self)
 
-    def transfers(self) -> dict[str, Any]:
-        """What the runtime is given for snapshots."""
-        return {}
+    def learn(self, table: Any) -> None:
+        self.mesh.learn({node: row.addr for node, row in table.items() if row.addr})
 
-    def begin_control(self) -> None:
-        """The cluster's control, when the log runs."""
+    async def belong(self) -> Formation:
+        """The cluster of this node's disk, or the one it forms or finds."""
+        formation = self.disk.formation
+        if formation is None:
+            forming = self.mesh.forming = Forming(
+                self.node_id, self.disk.number, frozenset(self.world.named_nodes(self.node_id))
+            )
+            heard = asyncio.Event()
+            self.mesh.on_heard = heard.set
+            while (formation := forming.decide(self.world.rng.getrandbits(40) | 1)) is None:
+                heard.clear()
+                await heard.wait()
+            self.mesh.on_heard = lambda: None
+            await self.disk.run_blocking(self.loop)(lambda: self.disk.form(formation))
+        self.mesh.join(formation)
+        return formation
 
     async def enter_settings(self) -> None:
         node = self.node
@@ -197,19 +254,18 @@ class Server:
                     self.dispatcher.retry(session)
 
     async def stop(self) -> None:
-        """A planned stop, as the composition root does it."""
+        """A planned stop, in the order of the composition root."""
         self.state = "stopped"
-        assert self.node is not None and self.runtime is not None
+        assert self.node is not None and self.runtime is not None and self.controller is not None
         self.gateway.close_all()
         await asyncio.sleep(0.05)
-        await self.end_control()
-        self.node.shut()
+        await self.controller.hand_over_all()
+        await self.controller.stop()
+        await self.snapshots.stop()
         await self.runtime.stop(2.0)
+        self.node.shut()
         self.disk.store.flush()
         await self.links.stop()
-
-    async def end_control(self) -> None:
-        """The reverse of begin_control."""
 
     def on_fatal(self, error: BaseException) -> None:
         self.world.fail_stop(self, error)
@@ -217,27 +273,6 @@ class Server:
     @property
     def is_up(self) -> bool:
         return self.state in ("starting", "serving")
-
-    # -- links
-
-    def connected(self, node: int) -> None:
-        if self.runtime is not None and self.node is not None:
-            self.runtime.connected(node)
-            self.node.link_came_up(node)
-
-    def disconnected(self, node: int) -> None:
-        if self.runtime is not None:
-            self.runtime.disconnected(node)
-
-    def facts(self, node: int, facts: Any) -> None:
-        pass
-
-    def received(self, node: int, kind: int, group: int, body: Any) -> None:
-        assert self.runtime is not None and self.node is not None
-        if kind == kinds.RAFT:
-            self.runtime.receive(group, node, body)
-        elif kind == kinds.FORWARD:
-            self.node.receive_forward(group, node, body)
 
     # -- for the checkers
 
@@ -319,13 +354,12 @@ class SimGateway:
         self.by_number: dict[int, Socket] = {}
         self.leaving: dict[int, Socket] = {}
         self.sockets: dict[int, Socket] = {}  # by wire
-        self.refuses = False
 
     # -- the client's side speaks
 
     def accept(self, wire: "Wire", login: Login) -> None:
         server = self._server
-        if server.state != "serving" or self.refuses:
+        if server.state != "serving" or server.controller is None or not server.controller.health.serving:
             wire.to_client("closed")
             return
         socket = self.sockets[wire.serial] = Socket(wire)

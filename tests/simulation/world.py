@@ -6,6 +6,7 @@ judged by times alone (checkers.py); what replicas hold is compared byte by byte
 """
 
 import asyncio
+import contextlib
 import logging
 import random
 import shutil
@@ -25,15 +26,21 @@ from tests.simulation.disk import Disk
 from tests.simulation.loop import ProcessLoop, Scheduler
 from tests.simulation.network import Network
 from tests.simulation.server import Server, Tuning
+from wukong.channel import presence as product_presence
 from wukong.channel.conversations import conversation
 from wukong.channel.ids import AGENT, PERSON, ChannelId, person_id
 from wukong.channel.messages import messages_between
-from wukong.channel.presence import sessions_of
+from wukong.channel.permissions import SEND_BAN
 from wukong.channel.state import Settings, channel_part
+from wukong.cluster.balance import BalanceOptions
+from wukong.cluster.controller import ControllerOptions
+from wukong.cluster.health import HealthOptions
+from wukong.cluster.membership import MembershipOptions
+from wukong.cluster.watch import WatchOptions
 from wukong.dispatch.retry import RetryPolicy
 from wukong.errors import WukongError
 from wukong.raft.config import RaftConfig
-from wukong.raft.log import Member
+from wukong.node.snapshot_options import SnapshotOptions
 
 START_MS = 1_700_000_000_000
 SERVE_BOUND_S = 40.0
@@ -60,7 +67,7 @@ class Options(NamedTuple):
     sync_s: tuple[float, float]
     delay_s: tuple[float, float]
     late: float
-    memory: bool
+    control: ControllerOptions
 
 
 def draw_options(rng: random.Random, nodes: int) -> Options:
@@ -91,7 +98,14 @@ def draw_options(rng: random.Random, nodes: int) -> Options:
         sync_s=rng.choice(((0.0005, 0.003), (0.001, 0.02), (0.005, 0.06))),
         delay_s=rng.choice(((0.0003, 0.001), (0.001, 0.005), (0.002, 0.03))),
         late=rng.choice((0.0, 0.3)),
-        memory=True,
+        control=ControllerOptions(
+            membership=MembershipOptions(caught_up_entries=rng.choice((3, 64)), disk_fight_s=rng.choice((1.0, 3.0))),
+            balance=BalanceOptions(
+                steady_s=rng.choice((1.0, 5.0)), settled_s=rng.choice((0.5, 2.0)), pause_s=0.5, close_entries=64
+            ),
+            watch=WatchOptions(node_gone_after_ms=rng.choice((2_500, 8_000)), majority_s=1.0),
+            health=HealthOptions(close_per_second=rng.choice((3, 500)), jitter_s=0.5),
+        ),
     )
 
 
@@ -125,7 +139,6 @@ class World:
         self.ids = list(range(1, nodes + 1))
         self.wall_ms = {node: START_MS + self.rng.randint(-2_000, 2_000) for node in self.ids}
         self.disks = {node: self.new_disk(node) for node in self.ids}
-        self.first_members = tuple(Member(node, self.disks[node].number, True) for node in self.ids)
         self.tunings = {node: self._tuning() for node in self.ids}
         self.servers: dict[int, Server] = {}
         self.buried: list[Any] = []  # dead servers: their tasks must not be collected, or they would wake up
@@ -143,6 +156,8 @@ class World:
         self.old_groups: list[str] = []
         self.persons: set[str] = set()
         self.histories = fresh_histories()
+        self.bans = History()
+        self.bannable = self.uids[-1]
         self.known: dict[str, dict[tuple[str, int], int]] = defaultdict(dict)
         self.got: dict[str, dict[tuple[str, bool], set[int]]] = defaultdict(lambda: defaultdict(set))
         self.commands_by_sync: dict[tuple[str, str], set[int]] = defaultdict(set)
@@ -172,6 +187,12 @@ class World:
             retry_scan_s=rng.choice((0.5, 2.0)),
             settings=Settings(members_per_command=rng.choice((2, 1000))),
             push_delay_s=rng.choice((0.0, 0.02)),
+            snapshots=SnapshotOptions(
+                chunk_bytes=rng.choice((300, 4_000)),
+                chunk_rows=rng.choice((3, 50)),
+                slice_rows=rng.choice((2, 20)),
+                bytes_per_s=rng.choice((0, 200_000)),
+            ),
         )
 
     # -- what everybody uses
@@ -251,8 +272,12 @@ class World:
 
     # -- nodes
 
-    def addresses(self) -> dict[int, tuple[str, int]]:
-        return {node: (f"node{node}", 7000 + node) for node in self.ids}
+    def address(self, node: int) -> str:
+        return f"node{node}:{7000 + node}"
+
+    def named_nodes(self, node: int) -> list[int]:
+        """The nodes that a node's file names, itself among them."""
+        return self.ids
 
     def start(self, node: int) -> None:
         if node not in self.servers:
@@ -263,7 +288,7 @@ class World:
         self.counts["node started"] += 1
 
     def start_failed(self, server: Server, error: BaseException) -> None:
-        self.violations.blame("faultless", f"node {server.node_id} cannot start: {error}")
+        self.fault(f"node {server.node_id} cannot start: {error!r}", error)
         self.end(server.node_id, told=True)
 
     def fail_stop(self, server: Server, error: BaseException) -> None:
@@ -323,6 +348,22 @@ class World:
 
         task.add_done_callback(stopped)
 
+    def lose_disk(self, node: int) -> None:
+        """The node comes back under its number with an empty directory."""
+        self.end(node, told=True, power_lost=True)
+        self.disks[node].remove()
+        self.disks[node] = self.new_disk(node)
+
+    def members_complete(self) -> bool:
+        """Every node knows every node as a voter of every slot, with the disk it has now."""
+        wanted = [(node, self.disks[node].number, True) for node in self.ids]
+        return all(
+            server.runtime is not None
+            and server.state == "serving"
+            and all(list(server.runtime.members(slot)) == wanted for slot in range(self.options.slots))
+            for server in self.servers.values()
+        )
+
     def leaders_now(self) -> list[int]:
         return [
             node
@@ -367,6 +408,8 @@ class World:
     def calm(self) -> None:
         if not self.run_until("every node serves", SERVE_BOUND_S, self.all_serve):
             return
+        if not self.run_until("every node is a voter again", SERVE_BOUND_S, self.members_complete):
+            return
         self.scheduler.run(self.scheduler.now + 1.0)
         self.gate_closed = True
         for device in self.devices:
@@ -401,8 +444,8 @@ class World:
     def settle_unknown(self) -> None:
         """Nothing is under way anywhere: what had an unknown outcome has happened by now, or never will."""
         now = self.stamp()
-        for pair in self.histories.values():
-            for change in pair[False].changes:
+        for history in (self.bans, *(pair[False] for pair in self.histories.values())):
+            for change in history.changes:
                 change.ok = min(change.ok, now)
 
     # -- looking at everything
@@ -458,8 +501,8 @@ class World:
         for post in self.posts:
             if not post.answered_at:
                 checkers.Liveness(self.violations).waited(f"{post.sender}'s {post.payload!r}", SETTLE_BOUND_S)
-            elif "@" not in post.channel:
-                refusals.check(post, self.history(post.channel))
+            else:
+                refusals.check(post, self.history(post.channel), self.bans, SEND_BAN)
         for name, seen, began, ended in self.reads:
             self.checks_reads.members(self.history(name), self.uids, seen, began, ended)
 
@@ -474,7 +517,7 @@ class World:
 
         async def send(name: str, node: int) -> None:
             serial = self.next_serial()
-            sender, shown, kind = self.rng.choice(self.uids), name, GROUP
+            sender, shown, kind = self.rng.choice(self.uids[:-1]), name, GROUP
             if "@" in name:
                 sender, _, shown = name.partition("@")
                 kind = PERSON
@@ -544,7 +587,7 @@ class World:
             in_log = {
                 (session.uid, session.node, session.session)
                 for uid in self.uids
-                for session in sessions_of(server.node.state_of(uid), uid)
+                for session in product_presence.sessions_of(server.node.state_of(uid), uid)
             }
             presence.check(node, in_log, held)
             presence.check(
@@ -597,6 +640,8 @@ class World:
             last = state.head(part)
             for uid in self.uids:
                 self.known[uid][name, GROUP] = 0 if last is None else last.last_seq
+        banned = self.bannable in server.node.state_of("anywhere").send_banned
+        self.bans.changes[:] = [Change(lambda uid: banned if uid == self.bannable else None, now, now)]
         for pair in self.histories.values():
             pair[False].messages.clear()
             pair[True].messages.clear()
@@ -612,6 +657,12 @@ class World:
         for node in list(self.servers):
             self.end(node, told=True)
         self.people.kill()
+        for loop in (self.people, *(server.loop for server in self.buried)):
+            for task in loop.tasks:
+                if not task.done():
+                    # In this order and now, not whenever it is collected.
+                    with contextlib.suppress(BaseException):
+                        task.get_coro().close()
         shutil.rmtree(self.directory, ignore_errors=True)
 
 

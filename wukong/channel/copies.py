@@ -53,11 +53,13 @@ def propagate(state: State, version: int, target: str, copy: PutCopy) -> None:
 
 
 def owed(state: State, *, limit: int | None = None) -> list[Propagate]:
-    """What the outbox still owes, oldest first (after a restart or a change of leader)."""
+    """What the outbox still owes, oldest first, up to limit records (after a restart or a change of leader)."""
     found = []
-    for key, row in state.scan(b"x", after(b"x"), limit=limit):
+    for key, row in state.scan(b"x" + seq_part(state.owed_from), after(b"x"), limit=limit):
         version, target, command = _decode_outbox(row)
         found.append(Propagate(version, int.from_bytes(key[1:], "big"), target, command))
+    # Numbers only rise, so the next look passes by none of the deleted ones below.
+    state.owed_from = found[0].outbox_id if found else state.slot_row.outbox + 1
     return found
 
 
@@ -68,7 +70,7 @@ def forget_outbox(state: State, command: ForgetOutbox) -> Reply:
 
 
 def put_settings(state: State, command: PutSettings) -> Reply:
-    if command.initial and (decided := settings_version(state)):
+    if command.initial and (decided := _decided_settings(state)):
         return Reply(version=decided, duplicate=True)
     version = state.next_version()
     propagate(state, version, EVERY_SLOT, PutCopy(COPY_SETTINGS, version, [], command.settings))
@@ -76,11 +78,16 @@ def put_settings(state: State, command: PutSettings) -> Reply:
 
 
 def settings_version(state: State) -> int:
+    """The version of the settings that this slot goes by, 0 while it has none and goes by the defaults."""
+    row = state.get(b"c")
+    return 0 if row is None else _decode_copy(row)[0]
+
+
+def _decided_settings(state: State) -> int:
     """The version of the settings that were last decided here (slot 0), 0 for none. Their home needs no row of its own:
     from their command on they are owed, and they are forgotten only when this slot has its copy as well. Looks through
     the whole outbox; a node asks once in a life."""
-    row = state.get(b"c")
-    version = 0 if row is None else _decode_copy(row)[0]
+    version = settings_version(state)
     for record in owed(state):
         if _decode_put_copy(record.command).kind == COPY_SETTINGS:
             version = max(version, record.version)

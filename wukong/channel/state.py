@@ -221,6 +221,8 @@ class State:
     def reload(self) -> None:
         """Read the working set again, after the rows below changed as a whole (start, snapshot)."""
         self._heads.clear()
+        # Below it the outbox is known to be empty: where to begin to read, nothing else.
+        self.owed_from = 0
         row = self.get(b"z")
         self.slot_row = SlotRow() if row is None else _decode_slot(row)
         row = self.get(b"c")

@@ -6,6 +6,7 @@ one slot after the other. Which slots a node should lead follows from slot and v
 
 import asyncio
 import logging
+import math
 from collections.abc import Callable, Collection, Mapping
 
 import msgspec
@@ -43,10 +44,10 @@ def preferred(slot: int, voters: Collection[int]) -> int:
 
 
 class BalanceOptions(msgspec.Struct, frozen=True, kw_only=True):
-    """steady_s: a node leads more only after it was reachable for so long without a break. settled_s: a leadership
-    that is younger stays where it is. pause_s: between two moves of a node. move_s: longest time in which a slot takes
-    no proposals so that its next leader can catch up. close_entries: how near it must be before. pinned_s: a slot that
-    was moved on purpose stays for so long."""
+    """steady_s: a node leads more only after it was reachable and well for so long without a break. settled_s: a
+    leadership that is younger stays where it is. pause_s: between two moves of a node. move_s: longest time in which a
+    slot takes no proposals so that its next leader can catch up. close_entries: how near it must be before. pinned_s: a
+    slot that was moved on purpose stays for so long."""
 
     steady_s: float = 10.0
     settled_s: float = 5.0
@@ -59,7 +60,8 @@ class BalanceOptions(msgspec.Struct, frozen=True, kw_only=True):
 class Balance:
     """Owns the tasks of moves under way; `stop` ends them. moved: how many leaderships were given away on purpose.
 
-    told: (slot, node), after a slot was moved at an operator's wish."""
+    told: (slot, node), before a slot is moved at an operator's wish. fit_s: how long a node has been well without a
+    break; this node gives its slots away while its own is 0."""
 
     def __init__(
         self,
@@ -72,6 +74,7 @@ class Balance:
         options: BalanceOptions | None = None,
         pause: Pause = lambda slot, on: None,
         told: Callable[[int, int], object] = lambda slot, node: None,
+        fit_s: Callable[[int], float] = lambda node: math.inf,
     ) -> None:
         self._groups = groups
         self._replica = replica
@@ -81,6 +84,7 @@ class Balance:
         self._options = options or BalanceOptions()
         self._pause = pause
         self._told = told
+        self._fit_s = fit_s
         self._due_at = 0.0
         self._handing_over = False
         self._balancing: asyncio.Task[bool] | None = None
@@ -146,8 +150,9 @@ class Balance:
             return None
         for node in preference(slot, self._staying(slot, table)):
             if node == self._peers.node_id:
-                return None
-            if self._peers.steady_s(node) >= options.steady_s and self._is_near(slot, node):
+                if self._fit_s(node) > 0:
+                    return None
+            elif min(self._peers.steady_s(node), self._fit_s(node)) >= options.steady_s and self._is_near(slot, node):
                 return node
         return None
 

@@ -7,6 +7,7 @@ step of its own without memory that matters: what is lost with a process, the ne
 import asyncio
 import contextlib
 import logging
+import math
 import random
 from collections.abc import Callable, Iterable
 
@@ -73,6 +74,7 @@ class Controller:
         self.cluster = cluster
         self._own = own
         self._groups = groups
+        self._replica = replica
         self._clock = clock
         self._differing = differing
         self._snapshots = snapshots
@@ -81,7 +83,7 @@ class Controller:
         self._task: asyncio.Task[None] | None = None
         self._told_at = -PROGRESS_S
         self._commits: dict[int, int] = {}  # slot -> commit index that another node told
-        self._well: dict[int, float] = {}  # node -> when it last said that it is well
+        self._well: dict[int, tuple[float, float]] = {}  # node -> since when it says that it is well, and when last
         self.peers = Peers(node_id, clock)
         self.leads = Leads(groups, clock)
         proposer = Proposer(replica, clock)
@@ -111,6 +113,7 @@ class Controller:
             options=options.balance,
             pause=pause,
             told=lambda slot, node: self.control.send(node, "pin", slot=slot),
+            fit_s=self._well_s,
         )
         self.watch = Watch(
             groups=groups,
@@ -192,6 +195,8 @@ class Controller:
     # -- health
 
     def _look_at_health(self) -> None:
+        if not self._replica.is_live:
+            return  # it has no clients yet, or none any more
         groups = self._groups
         samples = []
         for slot in range(groups.group_count):
@@ -199,13 +204,17 @@ class Controller:
             has_leader = groups.leader(slot) is not None
             samples.append(SlotSample(has_leader, groups.heard_s(slot), commit, groups.applied_index(slot)))
         before = self.health.verdict.state
-        verdict = self.health.feed(samples, other_is_well=self._other_is_well())
+        verdict = self.health.feed(samples, other_is_well=any(self._well_s(node) for node in self._well))
         if verdict.state != before:
             log.warning("%s: %s", verdict.state, verdict.reason or "this node serves clients")
 
-    def _other_is_well(self) -> bool:
+    def _well_s(self, node: int) -> float:
+        """How long a node has said without a break that it is well."""
+        if node == self.node_id:
+            return math.inf if self.health.serving else 0.0
+        since, last = self._well.get(node, (0.0, -math.inf))
         now = self._clock.monotonic()
-        return any(now - at <= _WELL_HOLDS_S and self.peers.is_reachable(node) for node, at in self._well.items())
+        return now - since if now - last <= _WELL_HOLDS_S and self.peers.is_reachable(node) else 0.0
 
     def _tell_progress(self) -> None:
         """How far the log is, so that a node which gets nothing of it knows what it lacks."""
@@ -214,14 +223,17 @@ class Controller:
             return
         self._told_at = now
         commits = [[slot, self._groups.commit_index(slot)] for slot in self.leads.led()]
+        well = self.health.is_well and self._replica.is_live
         for node in sorted(self.peers.reachable() - {self.node_id}):
-            self.control.send(node, "progress", commits=commits, well=self.health.is_well)
+            self.control.send(node, "progress", commits=commits, well=well)
 
     def _progress(self, node: int, body: Body) -> None:
-        if body["well"] is True:
-            self._well[node] = self._clock.monotonic()
-        else:
+        now = self._clock.monotonic()
+        since, last = self._well.get(node, (now, now))
+        if body["well"] is not True:
             self._well.pop(node, None)
+        else:
+            self._well[node] = since if now - last <= _WELL_HOLDS_S else now, now
         for slot, commit in body["commits"]:
             if type(slot) is int and type(commit) is int and 0 <= slot < self._groups.group_count:
                 self._commits[slot] = max(commit, self._commits.get(slot, 0))

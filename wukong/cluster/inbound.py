@@ -28,6 +28,8 @@ class Streams(Protocol):
 class Snapshots(Protocol):
     """wukong.node.snapshots.Snapshots"""
 
+    def connected(self, node: int) -> None: ...
+
     def received(self, from_node: int, group: int, body: object) -> None: ...
 
 
@@ -60,6 +62,7 @@ class Inbound:
         self._control.connected(node)
         self._log.connected(node)
         self._streams.link_came_up(node)
+        self._snapshots.connected(node)
 
     def disconnected(self, node: int) -> None:
         self._control.disconnected(node)

@@ -178,6 +178,7 @@ class Membership:
         self._options = options or MembershipOptions()
         self._due_at = 0.0
         self._seen: dict[int, NodeRow] | None = None
+        self._void: dict[int, Facts] = {}
         self._complained_at: dict[int, float] = {}
         self._forgetting: asyncio.Task[None] | None = None
 
@@ -205,7 +206,8 @@ class Membership:
         if table != self._seen:
             for node in (self._seen or {}).keys() - table.keys():
                 # It has left: what it said while it was here is no request to join.
-                self._peers.forget(node)
+                if node in self._peers.facts:
+                    self._void[node] = self._peers.facts[node]
             self._seen = table
             self.wake()
         if now < self._due_at:
@@ -263,7 +265,7 @@ class Membership:
 
     def _is_member(self) -> bool:
         return any(
-            member.node == self._node_id and member.disk == self._own.disk
+            member.node == self._node_id and member.disk in (0, self._own.disk)
             for group in range(self._groups.group_count)
             for member in self._groups.members(group)
         )
@@ -272,8 +274,8 @@ class Membership:
         """Nodes that want to join. Whoever they spoke to writes their row: they may know no other node yet."""
         busy = False
         for node, facts in list(self._peers.facts.items()):
-            asks = facts.join and node not in table and facts.cluster in (0, self._cluster)
-            if not asks or node == self._node_id or self._peers.silent_s(node) > _JOIN_HOLDS_S:
+            asks = facts.join and node not in (*table, self._node_id) and facts.cluster in (0, self._cluster)
+            if not asks or self._void.get(node) is facts or self._peers.silent_s(node) > _JOIN_HOLDS_S:
                 continue
             if not self._is_full(table, node):
                 busy = True

@@ -61,6 +61,7 @@ class Mesh:
         self._clock = clock
         self._links: Links | None = None
         self._replica: Replica | None = None
+        self._configured = dict(addresses)
         self._addresses = dict(addresses)
         self._up: dict[int, float] = {}  # our link to the node is up since
         self._connected: dict[int, float] = {}
@@ -96,8 +97,9 @@ class Mesh:
             self._look(node)
 
     def learn(self, addresses: Mapping[int, str]) -> None:
-        """Addresses of nodes, from the replicated table: they count more than the configuration's."""
-        merged = {**self._addresses, **addresses}
+        """Addresses of nodes, from the replicated table. Those of this node's configuration count more: it may have a way
+        of its own to a node."""
+        merged = {**self._addresses, **addresses, **self._configured}
         if merged != self._addresses:
             self._addresses = merged
             self._dial()
@@ -105,6 +107,7 @@ class Mesh:
 
     def forget(self, node: int) -> None:
         """A node was removed from the cluster: it is neither dialed nor heard."""
+        self._configured.pop(node, None)
         if self._addresses.pop(node, None) is not None:
             self._dial()
 

@@ -47,12 +47,6 @@ class Peers:
         if facts is not None:
             self._disk_heard[node, facts.disk] = now
 
-    def forget(self, node: int) -> None:
-        """It has left the cluster."""
-        for known in (self._up, self._down, self._heard, self.facts):
-            known.pop(node, None)
-        self._disk_heard = {key: at for key, at in self._disk_heard.items() if key[0] != node}
-
     # -- who is there
 
     def is_connected(self, node: int) -> bool:

@@ -144,8 +144,9 @@ class Connection(asyncio.Protocol):
             # Ticks instead of time: while this process did not run nobody was silent.
             self._silent_ticks += 1
             self._idle_ticks += 1
-            if self._silent_ticks > options.ticks(options.silence_ms):
-                self.violate("silent", f"was silent for {options.silence_ms} ms")
+            frame_ms = 1_000 * self._reader.awaited_bytes // options.slowest_bytes_per_s
+            if self._silent_ticks > options.ticks(options.silence_ms + frame_ms):
+                self.violate("silent", f"had no whole frame for {options.silence_ms + frame_ms} ms")
             elif self._idle_ticks >= options.ticks(options.ping_ms) and not self._is_paused and not self._is_ending:
                 self._write(_PING, 0)
 
@@ -161,7 +162,6 @@ class Connection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         if self.is_closed:
             return
-        self._silent_ticks = 0
         self._reader.receive(data)
         try:
             while not self.is_closed and (body := self._reader.next_frame()) is not None:
@@ -208,6 +208,8 @@ class Connection(asyncio.Protocol):
         counters.in_frames += 1
         counters.in_bytes += len(body) + 4
         messages = split_messages(self._opener.open(body))
+        # Only now: a length changed on the way would keep a link that is deaf alive with bytes that fill nothing.
+        self._silent_ticks = 0
         counters.in_messages += len(messages)
         if messages:
             self._owner.heard(self, messages)

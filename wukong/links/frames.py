@@ -55,6 +55,11 @@ class FrameReader:
         self._chunk_bytes = 0
         self._needed_bytes = HEADER_BYTES
 
+    @property
+    def awaited_bytes(self) -> int:
+        """Length of the frame that has begun and is not complete, as far as it is known."""
+        return self._needed_bytes
+
     def receive(self, data: bytes) -> None:
         if not self._data and not self._chunks:
             self._data = memoryview(data)

@@ -12,7 +12,8 @@ class LinkOptions(msgspec.Struct, frozen=True, kw_only=True):
     connect_timeout_ms: from the look-up of a name to a TCP connection; then the attempt has failed.
     handshake_timeout_ms: from there, or from accept, to both proofs; then closed.
     ping_ms: nothing written for so long: an empty frame is.
-    silence_ms: nothing read for so long, while this process ran: closed.
+    silence_ms: no whole frame read for so long, while this process ran: closed. A frame that has begun gets the time
+    it needs at slowest_bytes_per_s besides.
     backoff_min_ms, backoff_max_ms: pause before the next attempt, doubled from the first to the second after every
     attempt that fails; half of it is jitter. A link that lasted backoff_max_ms starts the row again.
     stop_flush_ms: how long `stop` writes what is queued.
@@ -46,6 +47,7 @@ class LinkOptions(msgspec.Struct, frozen=True, kw_only=True):
     queue_limit_bytes: int = 64 * MIB
     slice_bytes: int = 4 * MIB
     transport_bytes: int = MIB
+    slowest_bytes_per_s: int = MIB
     half_open_limit: int = 256
 
     def __post_init__(self) -> None:

@@ -238,6 +238,12 @@ class RaftGroup(SyncObj):  # type: ignore[misc]
         return int(self._SyncObj__raftCommitIndex)
 
     @property
+    def durable_commit_index(self) -> int:
+        """Committed and durable here. A voter that is a majority alone commits its first entry in the core before its
+        disk has it; nobody may hear of that."""
+        return min(self.commit_index, self.log.durable_index)
+
+    @property
     def may_campaign_itself(self) -> bool:
         """Whether the log names this node, with its own disk, as a voter."""
         member = self.log.member(self.node_id, self.disk)
@@ -315,7 +321,7 @@ class RaftGroup(SyncObj):  # type: ignore[misc]
     def _may_change_members(self) -> bool:
         """One at a time, and after an entry of this leadership is committed: otherwise two changes can commit in
         majorities that have no node in common (the core tests a guard for it and never sets it)."""
-        commit = self.commit_index
+        commit = self.durable_commit_index
         return commit >= self.log.last_change_index and self.log.term_at(commit) == self.term
 
     def transfer(self, node: int, now: float) -> bool:
@@ -430,7 +436,7 @@ class RaftGroup(SyncObj):  # type: ignore[misc]
         index = self.next_index(node)
         if index is None:
             raise AssertionError(f"group {log.group}: node {node} is no member")
-        commit = self.commit_index
+        commit = self.durable_commit_index
         window = self._windows.get(node)
         if window is None:
             window = self._windows[node] = _Window()

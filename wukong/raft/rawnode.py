@@ -117,7 +117,7 @@ class RawNode:
     @property
     def commit_index(self) -> int:
         """Committed as far as this node knows, and durable here."""
-        return min(self._core.commit_index, self.log.durable_index)
+        return self._core.durable_commit_index
 
     @property
     def voters(self) -> tuple[int, ...]:

@@ -27,12 +27,14 @@ from wukong.channel.commands import (
 from wukong.channel.ids import TEMP, ChannelId
 from wukong.channel.members import list_page, member_page
 from wukong.channel.state import channel_part
+from wukong.errors import RequestRefused, Unavailable
 from wukong.service.replica import Pace, Replica, check_id, chunks, distinct
 
 DENYLIST = LIST_DENY
 ALLOWLIST = LIST_ALLOW
 
 PAGE_LIMIT = 1_000
+_REPLACE_ATTEMPTS = 3
 
 _NODE_BITS = 10
 # Fits 63 bits for longer than anybody needs, with room for some replacements per millisecond.
@@ -85,11 +87,17 @@ class Channels:
     async def _replace(self, command: PutChannel, parts: list[list[str]]) -> None:
         channel = command.channel
         async with self._alone(channel):
-            staged = self._new_number()
-            for part in parts[:-1]:
-                await self._replica.change(channel.id, StageMembers(channel, staged, part))
-            flip = PutChannel(channel, command.info, parts[-1], True, staged, command.chats)
-            await self._replica.change(channel.id, flip)
+            for _ in range(_REPLACE_ATTEMPTS):
+                staged = self._new_number()
+                for number, part in enumerate(parts[:-1], 1):
+                    await self._replica.change(channel.id, StageMembers(channel, staged, part, number))
+                flip = PutChannel(channel, command.info, parts[-1], True, staged, command.chats, len(parts) - 1)
+                try:
+                    await self._replica.change(channel.id, flip)
+                except RequestRefused:
+                    continue  # one that runs on another node has dropped our parts; nothing was changed
+                return
+            raise Unavailable("other replacements of the members run at the same time; nothing was changed, try again")
 
     def _new_number(self) -> int:
         """No other node's, and above those of earlier incarnations: these differ by the milliseconds a node lived."""
@@ -98,7 +106,7 @@ class Channels:
 
     @asynccontextmanager
     async def _alone(self, channel: ChannelId) -> AsyncIterator[None]:
-        """One replacement in parts per channel at a time: the flip of one drops the older parts of all."""
+        """One replacement in parts per channel and node at a time: the flip of one drops the older parts of all."""
         lock, users = self._replacing.get(channel, (asyncio.Lock(), 0))
         self._replacing[channel] = lock, users + 1
         try:
