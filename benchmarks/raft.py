@@ -28,7 +28,7 @@ import uvloop
 
 from wukong.clock import SystemClock
 from wukong.raft.config import RaftConfig
-from wukong.raft.log import ENTRY, GroupLog, Record
+from wukong.raft.log import ENTRY, GroupLog, Member, Record
 from wukong.raft.rawnode import RawNode
 from wukong.raft.runtime import Runtime
 from wukong.raft.statemachine import Committed
@@ -169,7 +169,7 @@ def parts(directory: Path, groups: int, size: int, steps: int = 3000) -> dict[st
         wal = Wal.open(scratch, node_id=1, group_count=groups, fsync=False)
         nodes = []
         for log in wal.logs:
-            log.set_members((1,))
+            log.set_members((Member(1, 0, True),))
             node = RawNode(node_id=1, log=log, applied=(0, 0), config=RaftConfig(), rng=random.Random(0), now=0.0)
             node.persisted(node.ready().seq)
             node.tick(1.0)
@@ -218,7 +218,7 @@ def three(_: Path, size: int, steps: int = 2000) -> dict[str, float]:
     queues: dict[int, list[tuple[int, bytes]]] = {1: [], 2: [], 3: []}
     for node_id in (1, 2, 3):
         log = GroupLog(0)
-        log.set_members((1, 2, 3))
+        log.set_members(tuple(Member(node, 0, True) for node in (1, 2, 3)))
         nodes[node_id] = RawNode(
             node_id=node_id, log=log, applied=(0, 0), config=RaftConfig(), rng=random.Random(node_id), now=now
         )

@@ -23,6 +23,7 @@ from wukong.api.metrics import COUNTER, GAUGE, Figure
 from wukong.api.server import ApiOptions, ApiServer, build_app
 from wukong.api.system import Addresses
 from wukong.channel.commands import PutSettings
+from wukong.channel.copies import settings_version
 from wukong.channel.state import Settings
 from wukong.clock import Clock, SystemClock
 from wukong.cluster.controller import Controller
@@ -60,6 +61,7 @@ LOG_STOP_TIMEOUT_S = 2.0
 RETRY_SLICE = 200
 LAG_SAMPLE_S = 0.25
 SETTINGS_TIMEOUT_S = 10.0
+SETTINGS_POLL_S = 0.02
 WAIT_NOTICE_S = 5.0
 
 
@@ -295,6 +297,9 @@ class Server:
             async with asyncio.timeout(SETTINGS_TIMEOUT_S):
                 reply = await self.node.execute(0, PutSettings(encoded, initial=not alone))
                 await self.node.copied(0, reply.version)
+                # Somebody else may have entered them a moment ago: nobody logs in by the defaults.
+                while any(settings_version(state) < reply.version for state in self.node.states):  # noqa: ASYNC110
+                    await asyncio.sleep(SETTINGS_POLL_S)
         except TimeoutError:
             raise Unavailable("the cluster's settings could not be read from the log in time; start again") from None
         differing = self._differing_settings()

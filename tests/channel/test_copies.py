@@ -211,12 +211,16 @@ def test_the_outbox_is_read_from_where_it_begins_and_not_from_what_was_forgotten
         slot.do(UpdateSystemUids(ADD, [f"robot {n}"]))
     slot.do(ForgetOutbox([1, 2, 4]))
     starts.clear()
-    assert [[record.outbox_id for record in owed(slot.state, limit=limit)] for limit in (1, None)] == [[3], [3, 5]]
+    assert [[record.outbox_id for record in owed(slot.state, limit=limit)] for limit in (0, 1, None)] == [
+        [],
+        [3],
+        [3, 5],
+    ]
     slot.do(ForgetOutbox([3, 5]))
     assert owed(slot.state) == owed(slot.state) == []
     slot.do(UpdateSystemUids(ADD, ["another"]))
     assert [record.outbox_id for record in owed(slot.state)] == [6]
-    assert [int.from_bytes(start[1:], "big") for start in starts if start[:1] == b"x"] == [0, 3, 3, 6, 6]
+    assert [int.from_bytes(start[1:], "big") for start in starts if start[:1] == b"x"] == [0, 0, 3, 3, 6, 6]
     slot.restart()
     assert [record.outbox_id for record in owed(slot.state)] == [6]
 

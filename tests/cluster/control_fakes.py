@@ -47,7 +47,7 @@ class Group:
 
 
 class FakeGroups:
-    """The logs as node `node_id` sees them. A transfer that is accepted has happened; a change is in the log at once."""
+    """The logs as node `node_id` sees them. An accepted transfer has happened, a change is in the log at once."""
 
     def __init__(self, node_id: int, count: int, members: tuple[Member, ...], leader: int | None = None) -> None:
         self.node_id = node_id

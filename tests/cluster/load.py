@@ -47,8 +47,8 @@ class Tally:
 
 
 class Load:
-    """people: uids that are members of every room and send; floaters: uids that come and go, and only listen. lasting: a
-    room of all cycles."""
+    """people: uids that are members of every room and send; floaters: uids that come and go, and only listen.
+    lasting: a room of all cycles."""
 
     def __init__(
         self, cluster: ClusterProcesses, rng: random.Random, *, people: int = 4, floaters: int = 4, rooms: int = 3
@@ -170,13 +170,22 @@ class Load:
             try:
                 if draw < 0.48:
                     with room.history.adding(some):
+                        change = room.history.changes[-1]
                         await api.add(room.id, some)
                 elif draw < 0.92:
                     with room.history.removing(some):
+                        change = room.history.changes[-1]
                         await api.remove(room.id, some)
                 else:
                     with room.history.resetting([*fixed, *some]):
+                        change = room.history.changes[-1]
                         await api.add(room.id, [*fixed, *some], reset=True)
+            except aiohttp.ClientConnectorError as error:
+                # Nobody heard the call: nothing has changed.
+                room.history.changes.remove(change)
+                self._unanswered(error)
+                await asyncio.sleep(self.rng.expovariate(20))
+                continue
             except (*NO_ANSWER, ApiError) as error:
                 self._unanswered(error)
                 await asyncio.sleep(self.rng.expovariate(20))
@@ -314,6 +323,8 @@ class Person:
                 client.abort()
                 continue
             except Unanswered:
+                # An answer that is there already is no pause for anybody.
+                await asyncio.sleep(0.02)
                 continue
             if ack.reason_code == SUCCESS:
                 self.load.acked(attempt, ack.message_id, ack.message_seq)

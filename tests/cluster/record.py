@@ -294,13 +294,19 @@ def is_linearizable(
     seen = {start}
     stack = [start]
     while stack:
-        done, _ = stack.pop()
+        done, value = stack.pop()
         if done & required == required:
             return True
+        tried_open = {value}
         for index in candidates(done):
-            if not operations[index][2]:
+            _, ended, is_write, written = operations[index]
+            if not is_write:
                 continue
-            written = operations[index][3]
+            if ended == NEVER:
+                # One without an answer can wait; so only the first of its value, and only if it changes something.
+                if written in tried_open:
+                    continue
+                tried_open.add(written)
             state = (absorb(done | 1 << index, written), written)
             if state not in seen:
                 seen.add(state)

@@ -3,7 +3,7 @@
 import random
 
 from tests.cluster.control_fakes import FakeClock
-from wukong.cluster.health import DEGRADED, OK, SHED, Health, HealthOptions, SessionCloser, SlotSample, Verdict
+from wukong.cluster.health import DEGRADED, OK, SHED, Health, HealthOptions, SlotSample, Verdict
 
 WELL = SlotSample(True, 0.1, 500, 500)
 LOST = SlotSample(True, 2.0, 500, 500)
@@ -156,20 +156,3 @@ def test_two_nodes_with_other_chance_do_not_begin_together() -> None:
         begins.append(round(clock.seconds, 1))
     assert len(set(begins)) > 3
     assert max(begins) - min(begins) <= 1.5
-
-
-def test_the_closer_takes_random_sessions_and_each_once() -> None:
-    numbers = list(range(100))
-    dropped: list[int] = []
-
-    def drop(number: int) -> None:
-        numbers.remove(number)
-        dropped.append(number)
-
-    close = SessionCloser(lambda: numbers, drop, random.Random(3))
-    close(40)
-    assert len(set(dropped)) == 40
-    assert dropped != sorted(dropped)
-    close(1_000)
-    assert sorted(dropped) == list(range(100))
-    close(5)

@@ -341,6 +341,8 @@ async def test_two_processes_under_one_id_do_not_push_each_other_out(caplog: pyt
         world.link(3)
         await world.run(1)
     assert world.replica.table[3] == row(3)
+    world.link(3, FakeFacts(31))
+    assert "node 3 came with a new disk" in world.membership.job()
     errors = [record for record in caplog.records if record.levelno == logging.ERROR]
     assert 2 <= len(errors) <= 5
     assert "stop one of them" in errors[0].message
@@ -366,6 +368,14 @@ async def test_a_node_keeps_its_own_row_right_once_it_is_live() -> None:
     world.replica.live = True
     await world.run(3)
     assert world.replica.table[1] == row(1)
+
+
+async def test_a_node_with_a_new_disk_does_not_take_its_row_over_itself() -> None:
+    world = World()
+    world.groups[0].leader = 2
+    world.replica.put_row(1, row(1, disk=9))
+    await world.run(5)
+    assert world.replica.table[1] == row(1, disk=9)
 
 
 async def test_a_node_that_was_taken_out_does_not_put_itself_back() -> None:

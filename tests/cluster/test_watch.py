@@ -149,6 +149,16 @@ def test_while_the_node_itself_is_not_live_nobody_is_judged() -> None:
     assert world.gone == []
 
 
+def test_a_process_that_was_frozen_watches_anew() -> None:
+    world = World()
+    world.run(60)
+    world.clock.seconds += 60
+    world.run(9.5, heard={2})
+    assert world.gone == []
+    world.run(1, heard={2})
+    assert len(world.gone) == 2
+
+
 def test_a_command_whose_outcome_is_open_is_not_repeated() -> None:
     world = World()
     world.run(20)

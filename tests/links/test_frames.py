@@ -47,7 +47,7 @@ def read_in_pieces(data: bytes, cuts: list[int], limit_bytes: int = 1 << 20) -> 
     return found
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(st.lists(st.lists(messages, max_size=20), max_size=5), st.lists(st.integers(0, 1 << 16), max_size=30))
 def test_messages_survive_sealing_and_any_cutting_of_the_stream(
     frames: list[list[tuple[int, int, Any]]], cuts: list[int]
@@ -69,7 +69,7 @@ def test_random_bytes_are_a_frame_too_large_or_more_bytes_needed(data: bytes, cu
         assert fault.limit_bytes == 1_000 < fault.body_bytes
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(st.binary(max_size=200) | messages.map(msgspec.msgpack.encode))
 def test_any_authentic_bytes_are_messages_or_malformed(body: bytes) -> None:
     try:

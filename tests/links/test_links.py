@@ -41,7 +41,7 @@ async def test_messages_of_one_turn_share_a_frame_up_to_its_limit(world: World) 
     for _ in range(100):
         one.links.send(2, FORWARD, 1, bytes(10_000))
     await two.got(200)
-    assert one.links.counters.out_frames == frames + 1 + 4  # 25 fit into 256 KiB
+    assert one.links.counters.out_frames == frames + 1 + 17  # 6 fit into 64 KiB
 
 
 async def test_a_body_is_taken_as_it_is_when_sent(world: World) -> None:

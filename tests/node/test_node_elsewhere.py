@@ -6,7 +6,17 @@ from collections.abc import AsyncIterator
 import pytest
 
 from tests.node.shared_log import SharedLog
-from wukong.channel.commands import Append, NodeGone, OpenSession, PutChannel, PutSettings, Reply, encode_pack
+from wukong.channel import copies
+from wukong.channel.commands import (
+    Append,
+    NodeGone,
+    OpenSession,
+    PutChannel,
+    PutSettings,
+    Reply,
+    encode_command,
+    encode_pack,
+)
 from wukong.channel.effects import FanOut, SessionStarted
 from wukong.channel.ids import ChannelId
 from wukong.channel.presence import sessions_of
@@ -243,3 +253,35 @@ async def test_members_added_on_one_node_get_what_is_sent_on_another(cluster: Sh
             assert row is not None
             assert row.member
             assert row.intervals[0].from_seq < reply.message_seq
+
+
+async def test_a_clock_far_ahead_does_not_move_the_time_of_the_log(cluster: SharedLog) -> None:
+    leader, node = cluster.nodes[1], cluster.nodes[2]
+    slot = node.slot(GROUP.id)
+    honest = cluster.clock.now_ms()
+    ahead = encode_pack(
+        2, node.incarnation, node._streams[slot].done + 1, 0, honest + 86_400_000, [encode_command(message(1))]
+    )
+    node._streams[slot].in_flight.append((encode_command(message(1)), None))
+    node._streams[slot].packed = 1
+    leader.receive_forward(slot, 2, ahead)
+    await settled(cluster)
+    assert payloads(cluster, 3) == [b"1"]
+    for other in (1, 2, 3):
+        assert cluster.nodes[other].states[slot].slot_row.time_ms <= honest + 1_000
+
+
+async def test_copies_that_another_node_carries_are_waited_for(
+    cluster: SharedLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    origin = cluster.nodes[2]
+    propagate = origin.copier.propagate
+    monkeypatch.setattr(origin.copier, "propagate", lambda slot, effect: None)
+    reply = await origin.execute(0, PutSettings(encode(Settings(token_auth_on=True))))
+    waiting = asyncio.create_task(origin.copied(0, reply.version))
+    await settled(cluster)
+    assert not waiting.done()
+    for effect in copies.owed(origin.states[0]):
+        propagate(0, effect)
+    await asyncio.wait_for(waiting, 10)
+    assert all(state.settings.token_auth_on for state in origin.states)

@@ -1,15 +1,23 @@
-"""A server per test process, clients that must end without faults, and servers of their own for tests that kill."""
+"""A server and a cluster per test process, clients that must end without faults, and servers of a test's own.
+
+A scenario that uses `api`, `clients` or `room` runs on one node, and on three, over which its calls and connections are
+spread then. On one node it runs with every kind of connection; on three with one of them, drawn from its name.
+"""
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+import itertools
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+from urllib.parse import urlencode
+from zlib import crc32
 
 import aiohttp
 import pytest
 
 from tests.scenarios.room import AUDITED, Room
+from tests.support.cluster import ClusterProcesses, running_cluster
 from tests.support.http import Api, open_api
 from tests.support.server import ServerProcess
 from tests.support.wire import Client, Kind
@@ -26,6 +34,35 @@ from wukong.store.rocks import RocksStore
 _LOGINS_AT_ONCE = 50
 
 
+ONE, THREE = "one", "three"
+CLUSTER_SETTINGS = {"wukong": {"slotCount": 6}}
+CLIENT_KINDS = {"kind": [Kind.TCP, Kind.WS], "any_kind": list(Kind)}
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    names = [name for name in CLIENT_KINDS if name in metafunc.fixturenames]
+    if "deployment" not in metafunc.fixturenames:
+        for name in names:
+            metafunc.parametrize(name, CLIENT_KINDS[name], ids=str, indirect=True)
+        return
+    if not names:
+        metafunc.parametrize("deployment", [ONE, THREE], indirect=True)
+        return
+    kinds = CLIENT_KINDS[names[0]]
+    drawn = kinds[crc32(metafunc.function.__name__.encode()) % len(kinds)]
+    pairs = [*((ONE, kind) for kind in kinds), (THREE, drawn)]
+    metafunc.parametrize(
+        ("deployment", names[0]), pairs, ids=[f"{kind}" if size == ONE else size for size, kind in pairs], indirect=True
+    )
+
+
+class Deployment(NamedTuple):
+    """Where a scenario runs. fence_slots: see Api."""
+
+    nodes: Sequence[ServerProcess]
+    fence_slots: int = 1
+
+
 @pytest.fixture(scope="session")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
     """One server for all tests of this process that leave it alive. It must end well and without complaints."""
@@ -36,6 +73,28 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
     assert process.stop() == 0, process.log_tail()
     assert process.complaints() == []
     check_rows(process, AUDITED.get(process.http_url, {}))
+
+
+@pytest.fixture(scope="session")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ClusterProcesses]:
+    """The same with three nodes."""
+    with running_cluster(tmp_path_factory.mktemp("cluster"), settings=CLUSTER_SETTINGS, proxied=False) as running:
+        yield running
+        assert [node.is_running for node in running] == [True] * 3, f"a node died\n{running.log_tails()}"
+        audited = AUDITED.get(running.http_url, {})
+        catch_up(running, audited)
+        assert running.stop() == [0, 0, 0], running.log_tails()
+        assert running.complaints() == []
+        for node in running:
+            check_rows(node, audited)
+
+
+def catch_up(cluster: ClusterProcesses, audited: Iterable[ChannelId]) -> None:
+    """Until every node has applied what was acknowledged: a list is read behind a barrier of its slot."""
+    by_slot = {cluster.slot(channel.id): channel for channel in audited}
+    for node in cluster:
+        for channel in by_slot.values():
+            node.ask("/channel/subscribers?" + urlencode({"channel_id": channel.id, "channel_type": channel.type}))
 
 
 def check_rows(process: ServerProcess, audited: dict[ChannelId, set[str]]) -> None:
@@ -73,16 +132,26 @@ def own_server(tmp_path: Path) -> Iterator[Callable[..., ServerProcess]]:
 
 
 @pytest.fixture
-async def api(server: ServerProcess) -> AsyncIterator[Api]:
-    async with open_api(server.http_url) as opened:
+def deployment(request: pytest.FixtureRequest) -> Deployment:
+    if request.param == ONE:
+        return Deployment([request.getfixturevalue("server")])
+    cluster: ClusterProcesses = request.getfixturevalue("cluster")
+    return Deployment(list(cluster), cluster.slot_count)
+
+
+@pytest.fixture
+async def api(deployment: Deployment) -> AsyncIterator[Api]:
+    urls = [node.http_url for node in deployment.nodes]
+    async with open_api(*urls, fence_slots=deployment.fence_slots) as opened:
         yield opened
 
 
 class Clients:
-    """Makes clients and, at the end, closes them and holds their faults against the test."""
+    """Makes clients and, at the end, closes them and holds their faults against the test. servers: they get the clients
+    in turns."""
 
-    def __init__(self, server: ServerProcess | None, http: aiohttp.ClientSession) -> None:
-        self._server = server
+    def __init__(self, servers: Sequence[ServerProcess], http: aiohttp.ClientSession) -> None:
+        self._servers = itertools.cycle(servers)
         self._http = http
         self._made: list[Client] = []
         self._logins = asyncio.Semaphore(_LOGINS_AT_ONCE)
@@ -91,8 +160,7 @@ class Clients:
         self, uid: str, kind: Kind = Kind.TCP, *, to: ServerProcess | None = None, **options: Any
     ) -> Client:
         client = Client(uid, kind, **options)
-        server = to or self._server
-        assert server is not None
+        server = to or next(self._servers)
         async with self._logins:
             await client.open("127.0.0.1", server.tcp_port if kind is Kind.TCP else server.ws_port, self._http)
         self._made.append(client)
@@ -113,36 +181,36 @@ class Clients:
 
 
 @contextlib.asynccontextmanager
-async def open_clients(server: ServerProcess | None) -> AsyncIterator[Clients]:
+async def open_clients(*servers: ServerProcess) -> AsyncIterator[Clients]:
     async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as http:
-        clients = Clients(server, http)
+        clients = Clients(servers, http)
         yield clients
         faults = await clients.finish()
     assert not faults, f"{len(faults)} faults:\n" + "\n".join(faults[:20])
 
 
 @pytest.fixture
-async def clients(server: ServerProcess) -> AsyncIterator[Clients]:
-    """Log in at the shared server."""
-    async with open_clients(server) as opened:
+async def clients(deployment: Deployment) -> AsyncIterator[Clients]:
+    """Log in at the shared server, or all over the shared cluster."""
+    async with open_clients(*deployment.nodes) as opened:
         yield opened
 
 
 @pytest.fixture
 async def own_clients() -> AsyncIterator[Clients]:
     """Log in at servers of the test's own."""
-    async with open_clients(None) as opened:
+    async with open_clients() as opened:
         yield opened
 
 
-@pytest.fixture(params=[Kind.TCP, Kind.WS], ids=str)
+@pytest.fixture
 def kind(request: pytest.FixtureRequest) -> Kind:
     """How the clients of a scenario connect."""
     chosen: Kind = request.param
     return chosen
 
 
-@pytest.fixture(params=[Kind.TCP, Kind.WS, Kind.JSON], ids=str)
+@pytest.fixture
 def any_kind(request: pytest.FixtureRequest) -> Kind:
     """The same with JSON-RPC, for scenarios that cost little."""
     chosen: Kind = request.param

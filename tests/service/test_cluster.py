@@ -14,7 +14,7 @@ from wukong.cluster.controller import Controller
 from wukong.cluster.membership import OwnRow
 from wukong.errors import RequestRefused, Unavailable
 from wukong.raft.log import Member
-from wukong.service.cluster import ASKED, EVERY_SLOT, ClusterAdmin, differing_settings
+from wukong.service.cluster import ASKED, EVERY_SLOT, ClusterAdmin
 from wukong.service.replica import Replica
 
 
@@ -158,6 +158,8 @@ async def test_the_status_says_what_a_node_is() -> None:
     assert states[5] == "joining"
     assert states[6] == "joining", "what is there has another disk"
     assert states[9] == "unknown"
+    world.clock.seconds += 61
+    assert 9 not in [node["id"] for node in (await world.status())["nodes"]]
     assert "node 5 is joining" in shown["job"]
 
 
@@ -327,9 +329,3 @@ async def test_the_settings_of_this_node_s_file_are_adopted() -> None:
     assert isinstance(command, PutSettings)
     assert not command.initial
     assert msgspec.msgpack.decode(command.settings, type=Settings) == Settings(token_auth_on=True)
-
-
-def test_differing_settings_are_named() -> None:
-    assert differing_settings(Settings(), Settings()) == []
-    ours, theirs = Settings(token_auth_on=True, webhook_events=["a"]), Settings(webhook_events=["b"])
-    assert differing_settings(ours, theirs) == ["token_auth_on", "webhook_events"]

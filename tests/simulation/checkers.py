@@ -114,6 +114,61 @@ class LeaderCompleteness(Checker):
             )
 
 
+class CommitRule(Checker):
+    """What is committed is on the disks of a majority of the voters, as its log names them at the entry or now."""
+
+    rule = "commit rule"
+
+    def check(
+        self, group: int, index: int, term: int, voters: Sequence[Sequence[int]], holds: Callable[[int], bool | None]
+    ) -> None:
+        """voters: one list of nodes for each view of the members that may count. holds: None when it cannot be told."""
+        for nodes in voters:
+            if 2 * sum(holds(node) is not False for node in nodes) > len(nodes):
+                return
+        self.blame(f"entry {index} of term {term} of group {group} is committed without a majority of {list(voters[0])}")
+
+
+class Promises(Checker):
+    """What a disk's node has told others survives its restart: terms, votes, and entries acknowledged in a term that is
+    still its newest. Disks are told apart by any key."""
+
+    rule = "kept promises"
+
+    def __init__(self, violations: Violations) -> None:
+        super().__init__(violations)
+        self._terms: dict[tuple[int, int], int] = {}
+        self._votes: dict[tuple[int, int], tuple[int, int]] = {}  # (term, for whom)
+        self._entries: dict[tuple[int, int], tuple[int, int]] = {}  # (term, index)
+
+    def says(self, disk: int, group: int, to: int, message: Mapping[str, object]) -> None:
+        """A message leaves."""
+        term = message.get("term")
+        if type(term) is not int:
+            return
+        key = disk, group
+        kind = message["type"]
+        self._terms[key] = max(term, self._terms.get(key, 0))
+        if kind == "response_vote":
+            self._votes[key] = max((term, to), self._votes.get(key, (0, 0)))
+        elif kind == "next_node_idx" and message["success"]:
+            index = message["next_node_idx"]
+            assert type(index) is int
+            self._entries[key] = max((term, index - 1), self._entries.get(key, (0, 0)))
+
+    def restarts(self, disk: int, group: int, term: int, vote: int, last_index: int) -> None:
+        """What is read back."""
+        key = disk, group
+        if term < self._terms.get(key, 0):
+            self.blame(f"group {group}: term {self._terms[key]} was told, after the restart it is {term}")
+        voted_term, voted_for = self._votes.get(key, (0, 0))
+        if voted_term == term and vote != voted_for:
+            self.blame(f"group {group}: in term {term} node {voted_for} got the vote, after the restart {vote or 'nobody'}")
+        acknowledged_term, index = self._entries.get(key, (0, 0))
+        if acknowledged_term == term and last_index < index:
+            self.blame(f"group {group}: entry {index} was acknowledged in term {term}, the log ends at {last_index}")
+
+
 class ApplyOrder(Checker):
     """A node applies index after index; only a snapshot leaps, and only forward."""
 

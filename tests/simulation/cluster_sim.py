@@ -18,6 +18,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from tests.scenarios import judge as times
+from tests.simulation.bugs import planted
 from tests.simulation.checkers import Violation
 from tests.simulation.faults import Faults
 from tests.simulation.world import ErrorCatcher, World
@@ -144,7 +145,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     failed = 0
     total: Counter[str] = Counter()
     for seed in seeds:
-        result = run_seed(seed, chosen.nodes, on_trace=on_trace)
+        with planted(chosen.bug):
+            result = run_seed(seed, chosen.nodes, on_trace=on_trace)
         tell(result, chosen.bug)
         failed += bool(result.violations)
         total.update(result.counts)

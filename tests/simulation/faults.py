@@ -45,6 +45,8 @@ class Faults:
         network.mend_all()
         network.slow.clear()
         network.flaps.clear()
+        network.quick.clear()
+        world.reboots_after_votes = 0
         network.delay_s = world.options.delay_s
         for disk in world.disks.values():
             disk.is_full = False
@@ -197,6 +199,23 @@ class Faults:
                     self._later(2.0, world.network.mend, source, target)
         return True
 
+    def reboot_after_vote(self) -> bool:
+        """A leader reboots, and so does whoever gives a vote in the election that follows, right after giving it."""
+        world = self.world
+        leading = [node for node in world.leaders_now() if node in self._expendable()]
+        if not leading:
+            return False
+        world.reboots_after_votes = self.rng.choice((1, 2, 4))
+        self._later(2.5, setattr, world, "reboots_after_votes", 0)
+        node = self.rng.choice(leading)
+        if self.rng.random() < 0.5:
+            world.network.delay_s = self.rng.choice(((0.01, 0.06), (0.03, 0.1)))
+            self._later(2.5, setattr, world.network, "delay_s", world.options.delay_s)
+        world.network.quick.add(node)
+        world.end(node, told=False, power_lost=True)
+        world.start(node)
+        return True
+
     def planned_restart(self) -> bool:
         node = self._victim()
         if node is None:
@@ -296,6 +315,35 @@ class Faults:
         self._later(self.rng.choice((0.05, 1.0)), world.start, node)
         return True
 
+    def disk_lost_behind_a_cut(self) -> bool:
+        """One follower lags behind a cut; the other one, which has everything, loses its disk, and the leader cannot be
+        heard. The one that lags must not win with the vote of an empty disk."""
+        world = self.world
+        leading = world.leaders_now()
+        if len(world.ids) != 3 or len(leading) != 1 or not world.all_serve() or not world.members_complete():
+            return False
+        leader = leading[0]
+        lagging, holder = self.rng.sample([node for node in world.ids if node != leader], 2)
+        network = world.network
+        for source, target in ((leader, lagging), (lagging, leader), (holder, lagging), (lagging, holder)):
+            network.cut_direction(source, target)
+        behind_s = self.rng.uniform(0.3, 1.2)
+
+        def turn() -> None:
+            if world.gate_closed or self.world.servers.get(holder) is None:
+                return
+            world.lose_disk(holder)
+            network.quick.add(holder)
+            world.start(holder)
+            for source, target in ((leader, holder), (holder, leader)):
+                network.cut_direction(source, target)
+            for source, target in ((holder, lagging), (lagging, holder)):
+                network.mend(source, target)
+            self._later(self.rng.uniform(1.0, 4.0), network.mend_all)
+
+        self._later(behind_s, turn)
+        return True
+
     # -- clients
 
     def sockets_lost(self) -> bool:
@@ -325,6 +373,7 @@ class Faults:
         "power loss": (8, lambda f: True),
         "blackout": (3, lambda f: True),
         "reboot follower": (5, lambda f: len(f.world.ids) > 2),
+        "reboot after vote": (4, lambda f: len(f.world.ids) > 2),
         "planned restart": (5, lambda f: True),
         "rolling restart": (2, lambda f: True),
         "slow disk": (5, lambda f: True),
@@ -333,6 +382,7 @@ class Faults:
         "leader transfer": (5, lambda f: len(f.world.ids) > 1),
         "member removed": (5, lambda f: len(f.world.ids) > 2),
         "disk lost": (4, lambda f: len(f.world.ids) > 2),
+        "disk lost behind a cut": (3, lambda f: len(f.world.ids) == 3),
         "sockets lost": (6, lambda f: True),
         "users away": (6, lambda f: True),
     }

@@ -51,6 +51,7 @@ class Network:
         self.late = 0.0
         self.flaps: dict[tuple[int, int], float] = {}  # directions whose connection breaks so often (mean seconds)
         self.cut: set[tuple[int, int]] = set()
+        self.quick: set[int] = set()  # nodes that are dialed again, and dial, at once
         self.links: dict[int, SimLinks] = {}
         self.connections: dict[tuple[int, int], _Connection] = {}
 
@@ -91,7 +92,9 @@ class Network:
                 connection.lose(self.rng.random() < 0.5)  # its kernel may have sent what was written
                 self.connections.pop(key, None)
             elif key[1] == node:
-                wait_s = self.rng.uniform(0.0005, 0.003) if told else self.break_s * self.rng.uniform(0.5, 1.0)
+                wait_s = self.break_s * self.rng.uniform(0.5, 1.0)
+                if told or node in self.quick:
+                    wait_s = self.rng.uniform(0.0005, 0.003)
                 self.scheduler.after(wait_s, connection.give_up)
 
     def between(self, source: int, target: int) -> float:
@@ -248,7 +251,8 @@ class SimLinks:
     def _dial(self, node: int) -> None:
         if node not in self._dialing and (self.node_id, node) not in self.network.connections:
             self._dialing.add(node)
-            self.network.scheduler.after(self.network.rng.uniform(0.002, 0.3), self._try, node)
+            most_s = 0.005 if self.network.quick & {node, self.node_id} else 0.3
+            self.network.scheduler.after(self.network.rng.uniform(0.001, most_s), self._try, node)
 
     def _try(self, node: int) -> None:
         self._dialing.discard(node)
@@ -264,7 +268,8 @@ class SimLinks:
             or (self.node_id not in target.peers and not target.strangers)
         ):
             self._dialing.add(node)
-            network.scheduler.after(network.rng.uniform(0.05, 0.5), self._try, node)
+            most_s = 0.01 if network.quick & {node, self.node_id} else 0.5
+            network.scheduler.after(network.rng.uniform(0.005, most_s), self._try, node)
             return
         old = network.connections.get((self.node_id, node))
         if old is not None:

@@ -28,17 +28,15 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import msgpack
 
+from tests.raft.ablations import ABLATIONS, without
 from wukong.errors import DataError, NotLeader
 from wukong.raft.config import RaftConfig
-from wukong.raft.core import RaftGroup
-from wukong.raft.filter import MessageFilter
-from wukong.raft.log import HARD_STATE, Change, GroupLog, Member, Record, Snapshot
+from wukong.raft.log import HARD_STATE, Change, Member, Record, Snapshot
 from wukong.raft.rawnode import RawNode
 from wukong.raft.statemachine import Committed
 from wukong.raft.wal import Batch, Wal
@@ -861,132 +859,6 @@ def run_schedule(seed: int, nodes: int, options: Options | None = None, *, membe
     finally:
         quiet.setLevel(level)
         shutil.rmtree(directory, ignore_errors=True)
-
-
-# -- ablation: what the fuzzer must notice
-
-
-def _answer_at_once(monkey: Callable[[type, str, Any], None]) -> None:
-    """Answers and votes leave before the disk has what they promise."""
-
-    def emit(self: RawNode, node: int, message: dict[str, Any]) -> None:
-        self._outbox.append((node, message))
-
-    monkey(RawNode, "_emit", emit)
-
-
-def _count_at_once(monkey: Callable[[type, str, Any], None]) -> None:
-    """The leader counts itself before its own disk has the entry, and applies what is not durable."""
-    monkey(GroupLog, "durable_index", property(lambda self: self.last_index, lambda self, value: None))
-
-
-def _append_blindly(monkey: Callable[[type, str, Any], None]) -> None:
-    """Entries reach the core as they come: it truncates behind whatever it was sent."""
-
-    def match(self: MessageFilter, node: int, message: dict[str, Any], entries: list[Any]) -> None:
-        log = self._core.log
-        if message["prevLogIdx"] < log.base_index:
-            return
-        self._answering_probe = message["rid"]
-        self._deliver(node, dict(message, entries=entries))
-
-    monkey(MessageFilter, "_match", match)
-
-
-def _believe_beats(monkey: Callable[[type, str, Any], None]) -> None:
-    """A heartbeat moves the commit index over whatever the follower's log holds."""
-    original = MessageFilter._on_append_entries
-
-    def beat(self: MessageFilter, node: int, term: int, commit: int) -> None:
-        commit = max(commit, self.__dict__.get("_claimed", 0))
-        self._deliver(node, {"type": "append_entries", "term": term, "commit_index": commit, "serialized": None})
-
-    def on_append_entries(self: MessageFilter, node: int, message: dict[str, Any]) -> None:
-        self.__dict__["_claimed"] = message["commit_index"]
-        original(self, node, message)
-
-    monkey(MessageFilter, "_beat", beat)
-    monkey(MessageFilter, "_on_append_entries", on_append_entries)
-
-
-def _read_locally(monkey: Callable[[type, str, Any], None]) -> None:
-    """A leader answers reads without asking whether it still leads."""
-
-    def read_index(self: RawNode, callback: Callable[[int | None], None]) -> None:
-        callback(self.commit_index if self.is_leader else None)
-
-    monkey(RawNode, "read_index", read_index)
-
-
-def _change_at_once(monkey: Callable[[type, str, Any], None]) -> None:
-    """The leader accepts a membership change while another one is not committed."""
-    monkey(RaftGroup, "_may_change_members", lambda self: True)
-
-
-def _count_learners(monkey: Callable[[type, str, Any], None]) -> None:
-    """What a learner holds counts in place of what the slowest voter holds."""
-    original = RaftGroup.learner_has
-
-    def learner_has(self: RaftGroup, node: int, index: int) -> None:
-        original(self, node, index)
-        matches = self._SyncObj__raftMatchIndex
-        if self.peers:
-            slowest = min(self.peers.values(), key=lambda peer: (matches[peer], peer.id))
-            matches[slowest] = max(matches[slowest], min(index, self.log.durable_index))
-
-    monkey(RaftGroup, "learner_has", learner_has)
-
-
-def _ignore_disks(monkey: Callable[[type, str, Any], None]) -> None:
-    """A node takes itself for a member whatever disk the log names."""
-
-    def member(self: GroupLog, node: int, disk: int) -> Member | None:
-        return next((member for member in self.members_now() if member.node == node), None)
-
-    monkey(GroupLog, "member", member)
-
-
-def _forget_intent(monkey: Callable[[type, str, Any], None]) -> None:
-    """The log does not know that a snapshot was about to replace the state."""
-
-    def begin_install(self: GroupLog, snapshot: Snapshot) -> None:
-        pass
-
-    monkey(GroupLog, "begin_install", begin_install)
-
-
-ABLATIONS: dict[str, Callable[[Callable[[type, str, Any], None]], None]] = {
-    "hold-answers": _answer_at_once,
-    "own-durability": _count_at_once,
-    "log-matching": _append_blindly,
-    "verified-commit": _believe_beats,
-    "read-rounds": _read_locally,
-    "one-change": _change_at_once,
-    "install-intent": _forget_intent,
-    "learner-counts": _count_learners,
-    "disk-check": _ignore_disks,
-}
-
-
-@contextmanager
-def without(name: str | None) -> Iterator[None]:
-    """Run with one protective measure taken away."""
-    saved: list[tuple[type, str, Any]] = []
-
-    def monkey(owner: type, attribute: str, value: Any) -> None:
-        saved.append((owner, attribute, owner.__dict__.get(attribute)))
-        setattr(owner, attribute, value)
-
-    if name is not None:
-        ABLATIONS[name](monkey)
-    try:
-        yield
-    finally:
-        for owner, attribute, value in saved:
-            if value is None:
-                delattr(owner, attribute)
-            else:
-                setattr(owner, attribute, value)
 
 
 def main() -> int:

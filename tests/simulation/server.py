@@ -120,6 +120,10 @@ class Server:
             segment_bytes=tuning.segment_bytes,
             rewrite_bytes=tuning.rewrite_bytes,
         )
+        for raft_log in wal.logs:
+            world.promises.restarts(
+                self.disk.number, raft_log.group, raft_log.term, raft_log.vote, raft_log.last_index
+            )
         self.registry = Registry()
         self.audience = Audience()
         self.dispatcher = Dispatcher(
@@ -152,7 +156,7 @@ class Server:
             clock=self.clock,
             on_fatal=self.on_fatal,
             config=tuning.raft,
-            send=self.mesh.send_raft,
+            send=self.send_raft,
             snapshot_needed=lambda slot, to: self.snapshots.needed(slot, to),
             pinned=lambda slot: self.snapshots.pinned_index(slot),
             rng=random.Random(self.rng.getrandbits(64)),
@@ -211,6 +215,12 @@ class Server:
         self.loop.create_task(self.repeat_unacknowledged(), name="repeat")
         self.state = "serving"
         world.serves(self)
+
+    def send_raft(self, group: int, to: int, message: dict[str, Any]) -> None:
+        self.mesh.send_raft(group, to, message)
+        self.world.promises.says(self.disk.number, group, to, message)
+        if message["type"] == "response_vote":
+            self.world.voted(self)
 
     def learn(self, table: Any) -> None:
         self.mesh.learn({node: row.addr for node, row in table.items() if row.addr})
@@ -307,8 +317,10 @@ class Watched:
         for entry in entries:
             group, index, term, data = entry
             world.order.applied(node_id, group, index)
-            if world.matching.applied(node_id, group, index, term, data) and data:
-                world.counts["commands"] += sum(len(pack.commands) for pack in decode_entry(data))
+            if world.matching.applied(node_id, group, index, term, data):
+                world.committed(self._server, group, index, term)
+                if data:
+                    world.counts["commands"] += sum(len(pack.commands) for pack in decode_entry(data))
             begun.append(entry)
             if index % DIGEST_EVERY == 0:
                 # One step less, the same outcome: any cut of the log gives the same rows.

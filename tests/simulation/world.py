@@ -80,8 +80,8 @@ def draw_options(rng: random.Random, nodes: int) -> Options:
         message_bytes=rng.choice((400, 4_000, 1 << 20)),
         window_messages=rng.choice((2, 8, 64)),
         window_bytes=rng.choice((2_000, 1 << 20)),
-        retain_bytes=rng.choice((0, 2_000, 40_000)),
-        trim_bytes=rng.choice((6_000, 30_000, 200_000)),
+        retain_bytes=rng.choice((0, 0, 1_000, 10_000)),
+        trim_bytes=rng.choice((3_000, 10_000, 60_000)),
         apply_slice_ms=rng.choice((0.0, 4.0)),
         apply_queue_bytes=rng.choice((2_000, 1 << 20)),
     )
@@ -122,6 +122,9 @@ class World:
         self.matching = checkers.LogMatching(self.violations)
         self.leaders = checkers.LeaderCompleteness(self.violations, self.matching)
         self.order = checkers.ApplyOrder(self.violations)
+        self.commit_rule = checkers.CommitRule(self.violations)
+        self.promises = checkers.Promises(self.violations)
+        self.reboots_after_votes = 0
         self.rows = checkers.EqualRows(self.violations)
         self.promise = checkers.Promise(self.violations)
         self.checks_reads = checkers.Reads(self.violations)
@@ -178,7 +181,7 @@ class World:
     def _tuning(self) -> Tuning:
         rng = self.rng
         return Tuning(
-            segment_bytes=rng.choice((4_000, 30_000, 1 << 20)),
+            segment_bytes=rng.choice((3_000, 12_000, 1 << 20)),
             rewrite_bytes=rng.choice((500, 20_000)),
             head_limit=rng.choice((0, 1, 4096)),
             pack_limit_bytes=rng.choice((300, 256 * 1024)),
@@ -281,7 +284,8 @@ class World:
 
     def start(self, node: int) -> None:
         if node not in self.servers:
-            self.excused.pop(node, None)
+            if not self.disks[node].is_full:
+                self.excused.pop(node, None)
             self.servers[node] = Server(self, node, self.disks[node], self.tunings[node])
 
     def serves(self, server: Server) -> None:
@@ -347,6 +351,41 @@ class World:
             self.scheduler.after(self.rng.uniform(0.1, 2.0), self.start, node)
 
         task.add_done_callback(stopped)
+
+    def committed(self, server: Server, group: int, index: int, term: int) -> None:
+        """Somebody applies an entry as the first: who has it?"""
+        assert server.disk.wal is not None
+        log = server.disk.wal.logs[group]
+        views = []
+        for members in (log.snapshot_at(index).members, log.members_now()):
+            views.append([member.node for member in members if member.voter])
+        disks = {member.node: member.disk for member in log.members_now()}
+
+        def holds(node: int) -> bool | None:
+            other, disk = self.servers.get(node), self.disks[node]
+            if other is None or other.runtime is None or disk.wal is None or disk.number != disks.get(node):
+                return None
+            held = disk.wal.logs[group]
+            if index < held.base_index:
+                return True
+            return held.term_at(index) == term and held.durable_index >= index
+
+        self.commit_rule.check(group, index, term, views, holds)
+
+    def voted(self, server: Server) -> None:
+        """A vote leaves a node: the moment at which it had better remember it."""
+        node = server.node_id
+        if self.reboots_after_votes <= 0 or self.servers.get(node) is not server:
+            return
+        self.reboots_after_votes -= 1
+        self.counts["rebooted after a vote"] += 1
+        self.scheduler.after(self.rng.choice((0.0, 0.001, 0.004)), self._reboot, node, server)
+
+    def _reboot(self, node: int, server: Server) -> None:
+        if self.servers.get(node) is server:
+            self.network.quick.add(node)
+            self.end(node, told=False, power_lost=True)
+            self.start(node)
 
     def lose_disk(self, node: int) -> None:
         """The node comes back under its number with an empty directory."""
@@ -676,6 +715,10 @@ class ErrorCatcher(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         text = record.getMessage()
         if self._world.excused and "log failed" in text:
+            return
+        if self._world.counts["fault: disk lost"] + self._world.counts["fault: disk lost behind a cut"] and (
+            " tells disk " in text
+        ):
             return
         self._world.violations.blame("faultless", f"{record.name}: {text}")
 

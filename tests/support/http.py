@@ -6,6 +6,7 @@ a change is then unknown).
 
 import base64
 import contextlib
+import itertools
 from collections.abc import AsyncIterator, Iterable, Sequence
 from typing import Any
 
@@ -41,12 +42,16 @@ class Api:
         self.fence_slots = fence_slots
         self._session = session
 
+    def base_url(self) -> str:
+        """Whom the next call goes to."""
+        return self.url
+
     async def post(self, path: str, body: Any = None) -> Any:
-        async with self._session.post(self.url + path, json=body) as answer:
+        async with self._session.post(self.base_url() + path, json=body) as answer:
             return await self._read(path, answer)
 
     async def get(self, path: str, **query: str | int) -> Any:
-        async with self._session.get(self.url + path, params=query) as answer:
+        async with self._session.get(self.base_url() + path, params=query) as answer:
             return await self._read(path, answer)
 
     @staticmethod
@@ -183,13 +188,28 @@ class Api:
         return found or []
 
 
+class SpreadApi(Api):
+    """Every call goes to the next node. url: of the first, which names the cluster."""
+
+    def __init__(self, urls: Sequence[str], session: aiohttp.ClientSession, *, fence_slots: int) -> None:
+        super().__init__(urls[0], session, fence_slots=fence_slots)
+        self._urls = itertools.cycle(urls)
+
+    def base_url(self) -> str:
+        return next(self._urls)
+
+
 def payload_of(message: dict[str, Any]) -> bytes:
     return base64.b64decode(message["payload"])
 
 
 @contextlib.asynccontextmanager
-async def open_api(url: str) -> AsyncIterator[Api]:
+async def open_api(*urls: str, fence_slots: int = 1) -> AsyncIterator[Api]:
+    """One server's, or spread over several; see Api for fence_slots."""
     connector = aiohttp.TCPConnector(limit=_CONNECTIONS)
     timeout = aiohttp.ClientTimeout(total=TIMEOUT_S)
     async with aiohttp.ClientSession(connector=connector, timeout=timeout) as session:
-        yield Api(url, session)
+        if len(urls) == 1:
+            yield Api(urls[0], session, fence_slots=fence_slots)
+        else:
+            yield SpreadApi(urls, session, fence_slots=fence_slots)

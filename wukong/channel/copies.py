@@ -59,7 +59,10 @@ def owed(state: State, *, limit: int | None = None) -> list[Propagate]:
         version, target, command = _decode_outbox(row)
         found.append(Propagate(version, int.from_bytes(key[1:], "big"), target, command))
     # Numbers only rise, so the next look passes by none of the deleted ones below.
-    state.owed_from = found[0].outbox_id if found else state.slot_row.outbox + 1
+    if found:
+        state.owed_from = found[0].outbox_id
+    elif limit != 0:
+        state.owed_from = state.slot_row.outbox + 1
     return found
 
 

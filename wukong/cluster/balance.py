@@ -29,12 +29,13 @@ Pause = Callable[[int, bool], None]
 
 def preference(slot: int, voters: Collection[int]) -> list[int]:
     """All voters, who should lead first. Even: each voter is first of as many slots as every other (one more or less),
-    and when some are away, the next in line share theirs as evenly."""
+    and so are those who are left when a minority is away."""
     rest = sorted(voters)
-    order = []
+    order: list[int] = []
     while rest:
         slot, at = divmod(slot, len(rest))
-        order.append(rest.pop(at))
+        # In turns from either end: what is left over by the division falls to others at each rank.
+        order.append(rest.pop(-1 - at if len(order) % 2 else at))
     return order
 
 

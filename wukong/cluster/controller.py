@@ -18,7 +18,7 @@ from wukong.channel.nodes import NodeRow
 from wukong.clock import Clock
 from wukong.cluster.balance import HAND_OVER_S, Balance, BalanceOptions, Pause
 from wukong.cluster.control import Body, Control, number
-from wukong.cluster.health import Health, HealthOptions, SlotSample
+from wukong.cluster.health import OK, Health, HealthOptions, SlotSample
 from wukong.cluster.interfaces import Facts, Groups, Replica, Send
 from wukong.cluster.leads import Leads
 from wukong.cluster.membership import Membership, MembershipOptions, OwnRow
@@ -206,7 +206,8 @@ class Controller:
         before = self.health.verdict.state
         verdict = self.health.feed(samples, other_is_well=any(self._well_s(node) for node in self._well))
         if verdict.state != before:
-            log.warning("%s: %s", verdict.state, verdict.reason or "this node serves clients")
+            level = logging.INFO if verdict.state == OK else logging.WARNING
+            log.log(level, "%s: %s", verdict.state, verdict.reason or "this node serves clients")
 
     def _well_s(self, node: int) -> float:
         """How long a node has said without a break that it is well."""
@@ -224,7 +225,8 @@ class Controller:
         self._told_at = now
         commits = [[slot, self._groups.commit_index(slot)] for slot in self.leads.led()]
         well = self.health.is_well and self._replica.is_live
-        for node in sorted(self.peers.reachable() - {self.node_id}):
+        # To silent ones too: where no log is shared, this is all by which two nodes hear each other.
+        for node in self.peers.connected_nodes():
             self.control.send(node, "progress", commits=commits, well=well)
 
     def _progress(self, node: int, body: Body) -> None:

@@ -156,17 +156,3 @@ class Health:
         if count:
             self._to_close -= count
             self._close_some(count)
-
-
-class SessionCloser:
-    """close_some over a registry's numbers, in random order. drop: closes one session's socket, without a frame."""
-
-    def __init__(self, numbers: Callable[[], Sequence[int]], drop: Callable[[int], None], rng: random.Random) -> None:
-        self._numbers = numbers
-        self._drop = drop
-        self._rng = rng
-
-    def __call__(self, count: int) -> None:
-        numbers = self._numbers()
-        for number in self._rng.sample(numbers, min(count, len(numbers))):
-            self._drop(number)

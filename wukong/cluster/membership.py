@@ -190,9 +190,14 @@ class Membership:
 
     def job(self) -> str:
         """What is still to do, as this node knows it; empty: nothing."""
-        groups = self._groups
+        groups, table, reachable = self._groups, self.table(), self._peers.reachable()
         members = [groups.members(group) for group in range(groups.group_count)]
-        return outstanding(members, self.table(), self._peers.reachable())
+        strange = [
+            f"node {node} came with a new disk: it is taken in when the old one was silent for a while"
+            for node, facts in sorted(self._peers.facts.items())
+            if node in reachable and node in table and table[node].disk not in (0, facts.disk)
+        ]
+        return "; ".join([*strange, *filter(None, [outstanding(members, table, reachable)])])
 
     # -- doing
 
@@ -229,8 +234,11 @@ class Membership:
         """One step in every group that is led here. True: there was one to take."""
         groups, busy = self._groups, False
         connected = self._peers.reachable()
+        target = tuple(Member(node, row.disk, True) for node, row in sorted(table.items()) if not row.leaving)
         for group in self._leads.led():
             members = groups.members(group)
+            if members == target:
+                continue
             step = plan(
                 members,
                 table,
@@ -260,6 +268,8 @@ class Membership:
             return False
         if row is None and not self._is_member():
             return False  # it has been taken out; whoever wants it back says so on a member
+        if row is not None and row.disk not in (0, own.disk):
+            return False  # another process may run under this id: the leader of slot 0 knows when it was heard last
         self._put(self._node_id, NodeRow(own.addr, own.disk, own.api_url))
         return True
 

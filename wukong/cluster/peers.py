@@ -49,9 +49,9 @@ class Peers:
 
     # -- who is there
 
-    def is_connected(self, node: int) -> bool:
-        """Our link to it is up."""
-        return node == self.node_id or node in self._up
+    def connected_nodes(self) -> list[int]:
+        """Those our links to are up, frozen or not; this node is not among them."""
+        return sorted(self._up)
 
     def is_reachable(self, node: int) -> bool:
         """Our link to it is up, and it was heard lately."""

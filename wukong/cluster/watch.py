@@ -18,6 +18,10 @@ from wukong.cluster.proposer import Proposer
 log = logging.getLogger(__name__)
 
 
+FROZEN_S = 2.0
+"""After a longer pause between two looks the watch begins anew."""
+
+
 class WatchOptions(msgspec.Struct, frozen=True, kw_only=True):
     """node_gone_after_ms: of silence, seen by this leader itself. majority_s: a leader that heard no majority for
     longer judges nobody: it is the one that is cut off."""
@@ -46,14 +50,17 @@ class Watch:
         self._clock = clock
         self._options = options or WatchOptions()
         self._live_since: float | None = None
+        self._looked_at = 0.0
 
     def step(self) -> None:
         if not self._replica.is_live:
             self._live_since = None
             return
         now = self._clock.monotonic()
-        if self._live_since is None:
+        # Who was frozen has not watched: what others said meanwhile is still to be read.
+        if self._live_since is None or now - self._looked_at > FROZEN_S:
             self._live_since = now
+        self._looked_at = now
         after_s = self._options.node_gone_after_ms / 1000
         for slot in self._leads.led():
             watched_s = min(self._leads.age_s(slot), now - self._live_since)

@@ -146,7 +146,7 @@ def join_messages(messages: list[bytes]) -> bytes:
         header = struct.pack(">BH", 0xDC, count)
     else:
         header = struct.pack(">BI", 0xDD, count)
-    return header + b"".join(messages)
+    return b"".join((header, *messages))
 
 
 def split_messages(body: bytes) -> list[Message]:

@@ -43,7 +43,7 @@ class LinkOptions(msgspec.Struct, frozen=True, kw_only=True):
 
     message_limit_bytes: int = 16 * MIB
     facts_limit_bytes: int = 64 * KIB
-    frame_bytes: int = 256 * KIB
+    frame_bytes: int = 64 * KIB
     queue_limit_bytes: int = 64 * MIB
     slice_bytes: int = 4 * MIB
     transport_bytes: int = MIB

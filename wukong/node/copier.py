@@ -20,12 +20,16 @@ _FORGET_AT_ONCE = 1_000
 
 
 class _Owed:
-    __slots__ = ("ids", "open", "waiters")
+    """What one version of one authority owes."""
 
-    def __init__(self) -> None:
+    __slots__ = ("given_up", "ids", "key", "open", "waiters")
+
+    def __init__(self, key: tuple[int, int]) -> None:
+        self.key = key
         self.open = 0
         self.ids: dict[int, None] = {}
         self.waiters: list[asyncio.Future[None]] = []
+        self.given_up = False
 
 
 class Copier:
@@ -36,20 +40,22 @@ class Copier:
         self._slot_of = slot_of
         self._propose = propose
         self._owed: dict[tuple[int, int], _Owed] = {}
-        self._waiting: deque[tuple[tuple[int, int], int, bytes]] = deque()
+        self._waiting: deque[tuple[_Owed, int, bytes]] = deque()
         self._under_way = 0
         self._pumping = False
 
     def propagate(self, slot: int, effect: Propagate) -> None:
         """Bring one outbox record of an authority slot to its target slots."""
         key = slot, effect.version
-        owed = self._owed.setdefault(key, _Owed())
+        owed = self._owed.get(key)
+        if owed is None:
+            owed = self._owed[key] = _Owed(key)
         if effect.outbox_id in owed.ids:
             return
         owed.ids[effect.outbox_id] = None
         targets = range(self._slot_count) if effect.target == "" else (self._slot_of(effect.target),)
         owed.open += len(targets)
-        self._waiting.extend((key, target, effect.command) for target in targets)
+        self._waiting.extend((owed, target, effect.command) for target in targets)
         self._pump()
 
     def _pump(self) -> None:
@@ -57,29 +63,30 @@ class Copier:
             return
         self._pumping = True
         while self._waiting and self._under_way < WINDOW:
-            key, target, command = self._waiting.popleft()
-            self._under_way += 1
-            self._propose(target, command, lambda reply, key=key: self._applied(key, reply))  # type: ignore[misc]
+            owed, target, command = self._waiting.popleft()
+            if not owed.given_up:
+                self._under_way += 1
+                self._propose(target, command, lambda reply, owed=owed: self._applied(owed, reply))  # type: ignore[misc]
         self._pumping = False
 
-    def _applied(self, key: tuple[int, int], reply: Reply | None) -> None:
+    def _applied(self, owed: _Owed, reply: Reply | None) -> None:
         self._under_way -= 1
-        owed = self._owed.get(key)
-        if owed is not None:
+        if not owed.given_up:
             owed.open -= 1
             if reply is None:
                 # Unknown: the outbox still has it; whoever waits is told to try again.
-                self._finish(key, owed, failed=True)
+                owed.given_up = True
+                self._finish(owed, failed=True)
             elif owed.open == 0:
                 ids = list(owed.ids)
                 for start in range(0, len(ids), _FORGET_AT_ONCE):
                     forget = ForgetOutbox(ids[start : start + _FORGET_AT_ONCE])
-                    self._propose(key[0], encode_command(forget), lambda _: None)
-                self._finish(key, owed, failed=False)
+                    self._propose(owed.key[0], encode_command(forget), lambda _: None)
+                self._finish(owed, failed=False)
         self._pump()
 
-    def _finish(self, key: tuple[int, int], owed: _Owed, *, failed: bool) -> None:
-        del self._owed[key]
+    def _finish(self, owed: _Owed, *, failed: bool) -> None:
+        del self._owed[owed.key]
         for waiter in owed.waiters:
             if waiter.done():
                 continue
@@ -88,8 +95,13 @@ class Copier:
             else:
                 waiter.set_result(None)
 
+    def carries(self, slot: int, version: int) -> bool:
+        """Whether copies of this version are under way from here."""
+        return (slot, version) in self._owed
+
     async def copied(self, slot: int, version: int) -> None:
-        """Return when every copy of this version is applied. Cancelled when that can no longer be known."""
+        """Return when every copy of this version that is under way from here is applied. Cancelled when that can no
+        longer be known."""
         owed = self._owed.get((slot, version))
         if owed is None:
             return

@@ -14,12 +14,14 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Protocol
 
+import msgspec
+
 from wukong.channel import copies
 from wukong.channel.commands import Command, Hello, Reply, decode_entry, encode_command, encode_entry
-from wukong.channel.effects import Effect, NodeEnded, Propagate
+from wukong.channel.effects import Effect, NodeEnded, Propagate, SessionStarted
 from wukong.channel.ids import slot_of
 from wukong.channel.machine import Outcome, apply_pack
-from wukong.channel.state import State
+from wukong.channel.state import State, encode
 from wukong.clock import Clock
 from wukong.errors import RequestRefused, Unavailable
 from wukong.limits import MIB
@@ -42,6 +44,9 @@ RESEND_S = 1.0
 RESEND_LIMIT_S = 8.0
 # So often a slot's leader looks whether its outbox still owes what it owed the last time.
 SWEEP_S = 5.0
+_COPIED_POLL_S = 0.05
+# A pack whose clock is further ahead of the leader's takes the leader's: one wrong clock must not move the log's time.
+CLOCK_AHEAD_MS = 10_000
 
 APPLIED_KEY = b"\x00applied"
 
@@ -106,6 +111,7 @@ class Node:
         self._forward_due = False
         self._forwarded: dict[int, deque[bytes]] = {}  # slot -> packs of other nodes
         self._forwarded_bytes = 0
+        self._clocks_told: set[int] = set()
         self._fenced = False
         self._timer: asyncio.TimerHandle | None = None
         self._progress = [0] * slot_count  # `done` of each stream when it was last looked at
@@ -277,7 +283,7 @@ class Node:
         """A pack of another node for a slot that this node leads. Dropped if it does not, or over the limit: the origin
         sends it again."""
         assert self._log is not None
-        if not 0 <= slot < self.slot_count or type(pack) is not bytes or not self._log.accepts(slot):
+        if not 0 <= slot < self.slot_count or type(pack) is not bytes or self._leaders[slot] != self.node_id:
             return
         if self._forwarded_bytes + len(pack) > FORWARDED_LIMIT_BYTES or not 0 < len(pack) <= 2 * COMMAND_LIMIT_BYTES:
             return
@@ -289,6 +295,12 @@ class Node:
             return
         if decoded.node != from_node:
             return
+        now_ms = self._clock.now_ms()
+        if decoded.now_ms > now_ms + CLOCK_AHEAD_MS:
+            if slot not in self._clocks_told:
+                self._clocks_told.add(slot)
+                log.error("the clock of node %d is %d s ahead", from_node, (decoded.now_ms - now_ms) // 1000)
+            pack = encode(msgspec.structs.replace(decoded, now_ms=now_ms))
         self._forwarded.setdefault(slot, deque()).append(pack)
         self._forwarded_bytes += len(pack)
         self._dirty[slot] = None
@@ -349,9 +361,17 @@ class Node:
         return reply
 
     async def copied(self, slot: int, version: int) -> None:
-        """Wait until the copies of an authority's version are applied in every slot that needs them."""
-        if version:
-            await self.copier.copied(slot, version)
+        """Wait until the copies of an authority's version are applied in every slot that needs them. Cancelled when
+        this node gives them up; the caller sets a time limit."""
+        if not version:
+            return
+        await self.copier.copied(slot, version)
+        # Another node may carry them: this one asked before it was fenced, or caught up by a snapshot. A record leaves
+        # the outbox only when its copies are applied.
+        while any(effect.version == version for effect in copies.owed(self.states[slot])):
+            if self.copier.carries(slot, version):
+                await self.copier.copied(slot, version)
+            await asyncio.sleep(_COPIED_POLL_S)
 
     async def settled(self, slot: int) -> None:
         """Wait until a slot, as an authority, owes no copies that it owes now."""
@@ -398,7 +418,7 @@ class Node:
 
     def apply(self, entries: list[Committed]) -> None:
         effects: list[Effect] = []
-        replies: list[tuple[Done, Reply]] = []
+        replies: list[tuple[Done, Reply | None]] = []
         for slot, index, term, data in entries:
             state = self.states[slot]
             # An entry of the log itself (a leader's first, a change of members) carries no data, only its index.
@@ -424,18 +444,18 @@ class Node:
             for callback in relief:
                 callback()
 
-    def _settle(self, slot: int, outcome: Outcome, replies: list[tuple[Done, Reply]]) -> None:
+    def _settle(self, slot: int, outcome: Outcome, replies: list[tuple[Done, Reply | None]]) -> None:
         """What a pack of this node led to."""
         stream = self._streams[slot]
-        if outcome.fenced:
-            self._fenced = True
-        elif outcome.resend_from:
+        if outcome.resend_from:
             stream.resend(outcome.resend_from)
             self._mark(slot)
-        else:
-            settled, settled_bytes = stream.settle(outcome.first, outcome.replies, replies)
-            self._in_flight -= settled
-            self._in_flight_bytes -= settled_bytes
+            return
+        settled, settled_bytes = stream.settle(outcome.first, outcome.replies, replies)
+        self._in_flight -= settled
+        self._in_flight_bytes -= settled_bytes
+        if outcome.fenced:
+            self._fenced = True
 
     def _take_effects(self, slot: int, state: State, own: bool, effects: list[Effect]) -> None:
         for effect in state.effects:
@@ -447,9 +467,14 @@ class Node:
             elif kind is NodeEnded:
                 if effect.node == self.node_id and effect.incarnation == self.incarnation:  # type: ignore[union-attr]
                     self._fenced = self._live
+            elif kind is SessionStarted and self._is_of_an_earlier_life(effect):  # type: ignore[arg-type]
+                continue  # its socket was closed when that life ended
             else:
                 effects.append(effect)
         state.effects.clear()
+
+    def _is_of_an_earlier_life(self, effect: SessionStarted) -> bool:
+        return effect.node == self.node_id and effect.incarnation != self.incarnation
 
     def applied(self) -> dict[int, tuple[int, int]]:
         return dict(self._applied)

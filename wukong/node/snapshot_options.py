@@ -28,7 +28,8 @@ class SnapshotOptions(msgspec.Struct, frozen=True, kw_only=True):
     give_up_s: so long without progress: the copy is given up.
     live_s: a sender that was silent for so long gives way to another one of the same term.
     refused_s: after wrong data a slot takes no offer for so long.
-    slow_write_s: a write that took longer is followed by a pause of ten times its length: the disk is behind.
+    slow_write_s: a write that took longer is followed by a pause of five times its length, at most a second: the disk
+    is behind.
     """
 
     view_limit: int = 4

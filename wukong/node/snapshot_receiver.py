@@ -24,6 +24,8 @@ logger = logging.getLogger(__name__)
 _TICK_S = 0.25
 # One batch of rows stays below this, but for a larger row.
 _WRITE_BYTES = 128 * 1024
+# While memtables are flushed too slowly RocksDB makes writes wait, on the loop; then the copy steps back.
+_PAUSE_MAX_S = 1.0
 # A chunk that is being written and one that came meanwhile.
 _CHUNKS_IN_HAND = 2
 
@@ -43,7 +45,7 @@ class _Incoming:
 
     __slots__ = (
         *("applied", "bytes", "complete", "from_node", "generation", "heard_at", "install", "key", "offer", "pending"),
-        *("prefix", "progressed_at", "pull_at", "resume_at", "retry_s", "rows", "slot", "started", "waiting"),
+        *("prefix", "progressed_at", "pull_at", "retry_s", "rows", "slot", "started", "waiting", "written_at"),
     )
 
     def __init__(self, slot: int, from_node: int, offer: Offer, generation: int, now: float, retry_s: float) -> None:
@@ -61,7 +63,8 @@ class _Incoming:
         self.pending: deque[_Pending] = deque()
         self.complete = False
         self.applied: bytes | None = None
-        self.resume_at = now
+        self.written_at = 0
+        """Number of the turn that wrote for it last."""
         self.install: asyncio.Task[None] | None = None
         self.started = self.heard_at = self.progressed_at = now
         self.rows = self.bytes = 0
@@ -94,6 +97,8 @@ class SnapshotReceiver:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._incoming: dict[int, _Incoming] = {}
         self._refused: dict[int, float] = {}  # slot -> until when; one at most per slot
+        self._turns = 0
+        self._resume_at = 0.0  # until then nothing is written: the disk is behind
         self._worker: asyncio.Handle | None = None
         self._ticker: asyncio.Handle | None = None
         self.installed = 0
@@ -180,7 +185,8 @@ class SnapshotReceiver:
             return
         now = self._clock.monotonic()
         current.heard_at = current.progressed_at = now
-        fault = self._fault(current, chunk)
+        size = sum([len(key) + len(value) for key, value in chunk.rows])
+        fault = self._fault(current, chunk, size)
         if fault:
             self.wrong += 1
             self._refused[slot] = now + self._options.refused_s
@@ -192,7 +198,7 @@ class SnapshotReceiver:
         if chunk.rows:
             current.key = chunk.rows[-1][0]
             current.rows += len(chunk.rows)
-            current.bytes += sum(len(key) + len(value) for key, value in chunk.rows)
+            current.bytes += size
         current.pending.append(_Pending(chunk.rows, 0))
         if not chunk.last and len(current.pending) < _CHUNKS_IN_HAND:
             self._pull(current)
@@ -205,8 +211,8 @@ class SnapshotReceiver:
             return None
         return current if (current.offer.id, current.offer.term) == (message.id, message.term) else None
 
-    def _fault(self, current: _Incoming, chunk: Chunk) -> str:
-        """What is wrong with a chunk; "" if nothing is."""
+    def _fault(self, current: _Incoming, chunk: Chunk, size: int) -> str:
+        """What is wrong with a chunk of so many bytes; "" if nothing is."""
         rows = chunk.rows
         if checksum(rows) != chunk.crc:
             return "a chunk with a wrong checksum"
@@ -217,7 +223,6 @@ class SnapshotReceiver:
             if key <= before:
                 return "rows out of order"
             before = key
-        size = sum(len(key) + len(value) for key, value in rows)
         if current.bytes + size > self._options.receive_bytes:
             return f"more than {self._options.receive_bytes} bytes of rows"
         return ""
@@ -242,23 +247,26 @@ class SnapshotReceiver:
         self._worker = None
         now = self._clock.monotonic()
         writing = [each for each in self._incoming.values() if each.pending]
-        ready = [each for each in writing if each.resume_at <= now]
-        if not ready:
-            if writing:
-                self._wake(min(each.resume_at for each in writing) - now)
+        if not writing:
             return
-        incoming = min(ready, key=lambda each: each.resume_at)
+        if now < self._resume_at:
+            self._wake(self._resume_at - now)
+            return
+        incoming = min(writing, key=lambda each: each.written_at)
         try:
             self._write(incoming)
         except OSError as error:
             logger.error("slot %d: rows of a snapshot cannot be written: %s", incoming.slot, error)
             self._abandon(incoming, "the store failed")
+            self._wake(0.0)
             return
         done = self._clock.monotonic()
         took = done - now
         incoming.progressed_at = done
-        # The earlier `resume_at`, the longer it has waited: that also shares the turns.
-        incoming.resume_at = done + (10 * took if took > self._options.slow_write_s else 0.0)
+        self._turns += 1
+        incoming.written_at = self._turns
+        if took > self._options.slow_write_s:
+            self._resume_at = done + min(5 * took, _PAUSE_MAX_S)
         if incoming.complete and not incoming.pending:
             self._finish(incoming)
         elif not incoming.complete and not incoming.waiting and len(incoming.pending) < _CHUNKS_IN_HAND:

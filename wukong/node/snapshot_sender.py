@@ -7,7 +7,6 @@ on one loop; a turn of it scans one slice at most.
 import asyncio
 import logging
 from collections.abc import Callable
-from typing import NamedTuple
 
 from wukong.clock import Clock
 from wukong.errors import DataError
@@ -21,6 +20,8 @@ from wukong.store.overlay import prefix_end
 logger = logging.getLogger(__name__)
 
 _TICK_S = 0.25
+# Timers of the loop are this coarse: a wait that is shorter is over.
+_GRAIN_S = 0.001
 
 Send = Callable[[int, int, dict[str, object]], bool]
 """(node, slot, body): put a message on the link to a node; False if it is lost already."""
@@ -57,12 +58,16 @@ class _View:
         self.receivers: dict[int, _Receiver] = {}
 
 
-class _Job(NamedTuple):
-    """A chunk being put together. `rows` grows."""
+class _Job:
+    """A chunk being put together; bytes: of its rows."""
 
-    view: _View
-    after: bytes
-    rows: list[tuple[bytes, bytes]]
+    __slots__ = ("after", "bytes", "rows", "view")
+
+    def __init__(self, view: _View, after: bytes) -> None:
+        self.view = view
+        self.after = after
+        self.rows: list[tuple[bytes, bytes]] = []
+        self.bytes = 0
 
 
 class SnapshotSender:
@@ -172,7 +177,7 @@ class SnapshotSender:
         if job is not None and (job.view, job.after) == (view, pull.after):
             return  # asked twice while it waits for its turn
         self._jobs.pop((slot, node), None)
-        self._jobs[slot, node] = _Job(view, pull.after, [])
+        self._jobs[slot, node] = _Job(view, pull.after)
         self._wake(0.0)
 
     def done(self, node: int, slot: int, done: Done) -> None:
@@ -263,7 +268,7 @@ class SnapshotSender:
 
     def _wake(self, delay_s: float) -> None:
         if self._pump is None and self._jobs and self._loop is not None:
-            if delay_s > 0:
+            if delay_s >= _GRAIN_S:
                 self._pump = self._loop.call_later(delay_s, self._turn)
             else:
                 self._pump = self._loop.call_soon(self._turn)
@@ -272,7 +277,7 @@ class SnapshotSender:
         """One slice for the pull that has waited longest; its chunk is sent when it is full or the rows end."""
         self._pump = None
         now = self._clock.monotonic()
-        if now < self._free_at:
+        if self._free_at - now >= _GRAIN_S:
             self._wake(self._free_at - now)
             return
         for (slot, node), job in self._jobs.items():
@@ -286,34 +291,32 @@ class SnapshotSender:
                 del self._jobs[slot, node]
                 self._ship(node, job, last)
             break
-        self._wake(max(0.0, self._free_at - now))
+        self._wake(self._free_at - now)
 
     def _extend(self, job: _Job) -> bool | None:
         """Scan one slice. None: the chunk takes more; otherwise it is complete: was it the last one?"""
         view, options = job.view, self._options
-        cut = len(view.prefix)
-        size = _size(job.rows)
         behind = job.rows[-1][0] if job.rows else job.after
         start = view.prefix + behind + b"\0" if behind else view.prefix
-        room = min(options.slice_rows, options.chunk_rows - len(job.rows))
-        found = view.rows.scan(start, view.end, limit=room, limit_bytes=options.chunk_bytes - size)
+        count = min(options.slice_rows, options.chunk_rows - len(job.rows))
+        found = view.rows.scan(start, view.end, limit=count, limit_bytes=options.chunk_bytes - job.bytes)
         if not found:
             return True
+        cut = len(view.prefix)
         rows = [(key[cut:], value) for key, value in found]
-        added = _size(rows)
-        if job.rows and size + added > options.chunk_bytes:
+        size = job.bytes + sum([len(key) + len(value) for key, value in rows])
+        if job.rows and size > options.chunk_bytes:
             return False  # one row that is larger than the room left; it begins the next chunk
         job.rows.extend(rows)
-        if size + added >= options.chunk_bytes or len(job.rows) >= options.chunk_rows:
-            return False
-        return None
+        job.bytes = size
+        return False if size >= options.chunk_bytes or len(job.rows) >= options.chunk_rows else None
 
     def _ship(self, node: int, job: _Job, last: bool) -> None:
         view, rows = job.view, job.rows
         sent = self._tell(node, view.slot, Chunk(view.id, view.term, job.after, rows, last, checksum(rows)))
         if not sent:
             return  # the follower asks again
-        size = _size(rows)
+        size = job.bytes
         self.sent_bytes += size
         self.sent_rows += len(rows)
         receiver = view.receivers[node]
@@ -327,7 +330,3 @@ class SnapshotSender:
 
     def _tell(self, node: int, slot: int, message: Message) -> bool:
         return self._send(node, slot, encode(message))
-
-
-def _size(rows: list[tuple[bytes, bytes]]) -> int:
-    return sum(len(key) + len(value) for key, value in rows)

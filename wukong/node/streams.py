@@ -47,7 +47,7 @@ class SlotStream:
         self.packed += len(commands)
         return encode_pack(node, incarnation, first, self.done, now_ms, commands)
 
-    def settle(self, first: int, replies: list[Reply], into: list[tuple[Done, Reply]]) -> tuple[int, int]:
+    def settle(self, first: int, replies: list[Reply], into: list[tuple[Done, Reply | None]]) -> tuple[int, int]:
         """Take the replies of counters from `first` on; waiting callers and their replies go to `into`, to be called
         when the whole step is visible. Returns how many commands, and bytes of them, this settled. Repeats are
         ignored."""
@@ -62,7 +62,8 @@ class SlotStream:
             settled += 1
             settled_bytes += len(encoded)
             if done is not None:
-                into.append((done, reply))
+                # Reason 0: applied long ago, and the answer is not kept any more.
+                into.append((done, reply if reply.reason else None))
         return settled, settled_bytes
 
     def resend(self, counter: int) -> None:

@@ -25,6 +25,8 @@ class RaftConfig(msgspec.Struct, frozen=True, kw_only=True):
     """Entries under way to one follower and not answered; at either limit only heartbeats leave."""
     read_limit_count: int = 10_000
     """Reads waiting in one group for a round of ReadIndex; the next one fails at once."""
+    entries_under_way: int = 1
+    """Entries of a group proposed and not committed, with peers; at the limit proposals wait and share the next entry."""
     retain_bytes: int = 4 << 20
     """Entries a group with peers keeps behind its applied index for followers that were away."""
     trim_bytes: int = 64 << 20

@@ -314,7 +314,10 @@ class Runtime:
     def accepts(self, group: int) -> bool:
         """Whether entries for the group may be proposed here: it leads, and is not handing over."""
         raw = self._nodes[group]
-        return raw.is_leader and not raw.transferring and group not in self._held
+        if not raw.is_leader or raw.transferring or group in self._held:
+            return False
+        # One entry of a group is under way at a time: while others take it, the next one grows.
+        return not raw.has_peers or raw.log.last_index - raw.commit_index < self._config.entries_under_way
 
     def hold(self, group: int, on: bool) -> None:
         """Take no proposals for a group for a moment, so that its next leader can catch up."""
@@ -605,6 +608,8 @@ class Runtime:
                 if ready.records:
                     self._wal.append(ready.records)
                     self._unsynced[group] = ready.seq
+                if ready.committed and raw.is_leader:
+                    self.wake()  # the next entry may go
                 if ready.committed and group not in self._installing:
                     self._queue.extend(ready.committed)
                     self._queue_bytes += sum(_ENTRY_OVERHEAD_BYTES + len(entry.data) for entry in ready.committed)

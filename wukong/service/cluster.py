@@ -4,7 +4,7 @@ A wish changes the table of nodes and is answered when that is in the log; the m
 themselves (docs/design/membership.md), and `status` on any node says what is still to do.
 """
 
-from collections.abc import Iterable
+from collections import Counter
 from typing import Any
 
 import msgspec
@@ -23,6 +23,8 @@ from wukong.service.replica import Replica
 EVERY_SLOT = -1
 
 REPORT_TIMEOUT_S = 1.0
+# A node without a row is shown for so long after it was heard.
+STRANGER_S = 60.0
 MAX_ADDRESS_CHARS = 255
 MAX_URL_CHARS = 1_024
 
@@ -32,8 +34,9 @@ ASKED = "asked"
 
 class NodeShape(msgspec.Struct, frozen=True, omit_defaults=True):
     """state: voter, learner (in some slot no voter yet), joining (in some slot no member yet), leaving, or unknown (it
-    speaks to us, but the table has no row for it). leads: slots. lag_entries: what it lacks of the logs, over all slots
-    whose leader answered. version, health: of a node that answered; health is empty while it serves clients."""
+    speaks to us, but is in neither table nor logs). leads: slots. lag_entries: what it lacks of the logs, over all
+    slots whose leader answered. version, health: of a node that answered; health: what is wrong there, empty if
+    nothing."""
 
     id: int
     addr: str
@@ -120,11 +123,20 @@ class ClusterAdmin:
                 reports[node] = report
         table = self._table()
         slots = [self._slot(slot, reports) for slot in range(self._groups.group_count)]
-        own = self._controller.node_id
+        members: dict[int, list[Member]] = {}
+        for slot in slots:
+            for member in self._groups.members(slot.id):
+                members.setdefault(member.node, []).append(member)
+        lags = _lags(slots, reports)
+        own, peers = self._controller.node_id, self._controller.peers
+        others = [node for node in peers.facts if peers.silent_s(node) <= STRANGER_S]
         return StatusShape(
             f"{self._controller.cluster:x}",
             own,
-            [self._node(node, table, slots, reports) for node in self._known(table, also=self._controller.peers.facts)],
+            [
+                self._node(node, table.get(node), members.get(node, []), slots, lags[node], reports.get(node))
+                for node in sorted({*table, *members, *others})
+            ],
             slots,
             [key if node == own else f"{node}:{key}" for node, report in reports.items() for key in report.differ],
             [
@@ -151,21 +163,21 @@ class ClusterAdmin:
         )
 
     def _node(
-        self, node: int, table: dict[int, NodeRow], slots: list[SlotShape], reports: dict[int, _Report]
+        self,
+        node: int,
+        row: NodeRow | None,
+        found: list[Member],
+        slots: list[SlotShape],
+        lag: int,
+        report: _Report | None,
     ) -> NodeShape:
-        row, facts, report = table.get(node), self._controller.peers.facts.get(node), reports.get(node)
-        found = [member for group in self._all_members() for member in group if member.node == node]
-        disk = row.disk if row is not None and row.disk else facts.disk if facts is not None else 0
-        lag = 0
-        for slot in slots:
-            leader = reports.get(slot.leader)
-            for number, match in leader.slots[slot.id].match if leader is not None else ():
-                if number == node and leader is not None:
-                    lag += max(0, leader.slots[slot.id].last - match)
+        facts = self._controller.peers.facts.get(node)
+        told = row or facts
+        disk = (row.disk if row is not None else 0) or (facts.disk if facts is not None else 0)
         return NodeShape(
             node,
-            row.addr if row is not None else facts.addr if facts is not None else "",
-            row.api_url if row is not None else facts.api_url if facts is not None else "",
+            told.addr if told is not None else "",
+            told.api_url if told is not None else "",
             f"{disk or (found[0].disk if found else 0):x}",
             _state(row, found, len(slots)),
             self._controller.peers.is_reachable(node),
@@ -178,9 +190,8 @@ class ClusterAdmin:
     def _all_members(self) -> list[tuple[Member, ...]]:
         return [self._groups.members(slot) for slot in range(self._groups.group_count)]
 
-    def _known(self, table: dict[int, NodeRow], also: Iterable[int] = ()) -> list[int]:
-        members = {member.node for group in self._all_members() for member in group}
-        return sorted({*table, *members, *also})
+    def _known(self, table: dict[int, NodeRow]) -> list[int]:
+        return sorted({*table, *(member.node for group in self._all_members() for member in group)})
 
     def _table(self) -> dict[int, NodeRow]:
         return nodes.table(self._replica.slot_now(0))
@@ -279,9 +290,15 @@ class ClusterAdmin:
         await self._replica.change_slot(0, PutSettings(encode(self._wanted)))
 
 
-def differing_settings(wanted: Settings, current: Settings) -> list[str]:
-    """The names in which a node's file differs from what is in force."""
-    return [name for name in Settings.__struct_fields__ if getattr(wanted, name) != getattr(current, name)]
+def _lags(slots: list[SlotShape], reports: dict[int, _Report]) -> Counter[int]:
+    """node -> entries it lacks, over the slots whose leader reported."""
+    lags: Counter[int] = Counter()
+    for slot in slots:
+        leader = reports.get(slot.leader)
+        if leader is not None:
+            last = leader.slots[slot.id].last
+            lags.update({node: max(0, last - match) for node, match in leader.slots[slot.id].match})
+    return lags
 
 
 def _leaves(table: dict[int, NodeRow], node: int) -> bool:

@@ -177,6 +177,8 @@ class RocksStore:
         bounds.set_iterate_upper_bound(end)
         # Files that only the view still held are deleted by a thread of RocksDB, not by whoever closes the view.
         bounds.set_background_purge_on_iterator_cleanup(True)
+        # What is copied once must not push out of the block cache what is read often. (The stub lacks the argument.)
+        cast(Any, bounds).fill_cache(False)
         try:
             view = RocksView(self._cursor(bounds), end, self._read_failed)
         except Exception as error:

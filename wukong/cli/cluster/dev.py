@@ -56,8 +56,8 @@ def dev(
 ) -> None:
     """Run a cluster on this machine, on loopback, until Ctrl-C.
 
-    Starts a server process per node, waits until all are healthy and says where they are. Their warnings are shown;
-    all they log is in DIR/node-ID/server.log.
+    Starts a server process per node, waits until all are healthy and says where they are. From then on their
+    warnings are shown; all they log is in DIR/node-ID/server.log.
 
     Example: wukong cluster dev --nodes 3
 
@@ -168,6 +168,8 @@ class Cluster:
             await self._until_ready(timeout_s)
             if not self._stop.is_set():
                 self._is_ready = True
+                for process in self._processes.values():
+                    process.watcher.is_starting = False
                 self._announce()
                 await self._until_stopped()
         finally:
@@ -196,6 +198,7 @@ class Cluster:
                 restart=self._restart,
                 verbose=self._verbose,
             )
+            process.watcher.is_starting = True
             self._lives[node.node] = asyncio.get_running_loop().create_task(process.run())
 
     async def _until_ready(self, timeout_s: float) -> None:

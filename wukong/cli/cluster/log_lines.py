@@ -38,11 +38,14 @@ class Lines:
 
 
 class Watcher:
-    """Chooses the lines to show. verbose: all of them."""
+    """Chooses the lines to show. verbose: all of them. is_starting: no warnings yet: that the others are not there is
+    no news then."""
 
-    def __init__(self, *, verbose: bool = False) -> None:
+    def __init__(self, *, verbose: bool = False, is_starting: bool = False) -> None:
+        self.is_starting = is_starting
         self._verbose = verbose
-        self._level = "WARNING"
+        # What comes before the first log line is a fault.
+        self._level = "ERROR"
         self._period_began = 0.0
         self._shown_count = 0
         self.tail: list[str] = []
@@ -54,7 +57,7 @@ class Watcher:
         if found:
             self._level = found[2]
             line = f"{found[1]} {found[2]} {found[3]}"
-        if not line.strip() or (self._level in _QUIET and not self._verbose):
+        if not line.strip() or (self._is_quiet() and not self._verbose):
             return []
         shown: list[str] = []
         if now_s - self._period_began >= PERIOD_S:
@@ -66,6 +69,9 @@ class Watcher:
         if self._verbose or self._shown_count <= LINES_LIMIT:
             shown.append(line)
         return shown
+
+    def _is_quiet(self) -> bool:
+        return self._level in _QUIET or (self.is_starting and self._level == "WARNING")
 
 
 class LogFile:
