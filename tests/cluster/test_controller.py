@@ -63,6 +63,7 @@ async def test_a_part_that_fails_does_not_hold_up_the_others(
     def broken(*_: object, **__: object) -> None:
         raise RuntimeError("broken on purpose")
 
+    world.replica.put_row(4, row(4))
     monkeypatch.setattr("wukong.cluster.membership.plan", broken)
     await world.run(2)
     assert "broken on purpose" in caplog.text

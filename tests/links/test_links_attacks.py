@@ -151,6 +151,23 @@ async def test_a_flood_of_half_open_connections_keeps_no_honest_node_out(world: 
     assert len(world.peers) > 200
 
 
+async def test_of_too_many_half_open_connections_the_oldest_goes(world: World) -> None:
+    one = await world.node(1, half_open_limit=8, handshake_timeout_ms=600_000)
+    idle = []
+    for count in range(1, 9):
+        idle.append(await world.bare(one.port))
+        await eventually(lambda count=count: len(one.links._half_open) == count)  # type: ignore[misc]
+    one.links.set_peers({3: (HOST, 1)})
+    three = await world.node(3)
+    three.links.set_peers({1: (HOST, one.port)})
+    await three.saw("connected", 1)
+    await idle[0].is_closed()
+    assert one.links.counters.half_open_evicted == 1
+    assert three.links.counters.dials == 1
+    # What is proven does not count.
+    await eventually(lambda: len(one.links._half_open) == 7)
+
+
 async def test_a_flood_is_not_logged_line_by_line(
     world: World, traffic: Traffic, caplog: pytest.LogCaptureFixture
 ) -> None:

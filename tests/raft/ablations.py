@@ -232,8 +232,16 @@ def _drop_the_tail(monkey: Monkey) -> None:
 
 
 def _offer_snapshots_all_the_time(monkey: Monkey) -> None:
-    original = RaftGroup._replicate_to
-    monkey(RaftGroup, "_replicate_to", lambda self, node, heartbeat: original(self, node, True))
+    """Who needs a snapshot is written to in every turn."""
+    original = RaftGroup.tick
+
+    def tick(self: RaftGroup, now: float) -> None:
+        original(self, now)
+        for node in self._targets if self.is_leader else ():
+            if (self.next_index(node) or 0) <= self.log.base_index:
+                self._replicate_to(node, True)
+
+    monkey(RaftGroup, "tick", tick)
 
 
 # -- members

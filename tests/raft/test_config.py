@@ -13,7 +13,7 @@ def test_the_defaults_stand() -> None:
 @pytest.mark.parametrize(
     ("settings", "fault"),
     [
-        ({"heartbeat_ms": 200}, "election_min_ms"),
+        ({"heartbeat_ms": 240}, "election_min_ms"),
         ({"election_max_ms": 500}, "election_max_ms"),
         ({"quorum_timeout_ms": 900}, "quorum_timeout_ms"),
         ({"retain_bytes": -1}, "retain_bytes"),

@@ -47,6 +47,9 @@ class StubCore:
     def keep_next_index(self, node: int, index: int) -> None:
         self.next[node] = max(self.next[node], index)
 
+    def postpone_election(self, after_s: float, now: float) -> None:
+        self.windows.append(("postpone", round(after_s * 1000)))
+
     def learner_has(self, node: int, index: int) -> None:
         self.windows.append(("learner has", index))
 
@@ -358,3 +361,79 @@ def test_a_request_to_take_over_is_obeyed_only_from_the_leader() -> None:
     assert bench.sent[-1][1]["transfer"]
     bench.filter.outgoing(3, {"type": "request_vote", "term": 5})
     assert not bench.sent[-1][1]["transfer"]
+
+
+# -- members
+
+
+def test_a_node_whose_disk_the_log_does_not_name_gives_neither_pre_vote_nor_vote() -> None:
+    bench = Bench()
+    bench.core.may_vote = False
+    bench.hears(3, type="pre_vote", term=9, last_log_term=9, last_log_index=99)
+    assert not bench.sent[-1][1]["granted"]
+    for transfer in (False, True):
+        bench.hears(3, **vote_request(9, transfer=transfer))
+    assert bench.reached == []
+
+
+def test_answers_of_a_learner_move_its_own_position_and_do_not_reach_the_core() -> None:
+    bench = Bench(leader=True)
+    bench.core.learners = {4: None}
+    bench.hears(4, **answer(7))
+    bench.hears(4, **answer(3, success=False, reset=True))
+    bench.hears(4, **answer(3, success=False, reset=True))  # of the probe before
+    bench.hears(4, **answer(9, term=2))
+    assert bench.core.windows == [("answered", 6), ("learner has", 6), ("restart", 4), ("learner asks", 3)]
+    assert bench.reached == []
+
+
+def test_a_learner_that_was_removed_is_a_stranger() -> None:
+    bench = Bench(leader=True)
+    bench.hears(4, **answer(7))
+    assert (bench.core.windows, bench.reached) == ([], [])
+
+
+def test_who_must_not_stand_for_election_does_not_take_over() -> None:
+    bench = Bench()
+    bench.core.leader_id = 2
+    bench.core.may_campaign_itself = False
+    bench.hears(2, type="timeout_now", term=3)
+    assert bench.reached == []
+
+
+# -- two that ask for an election at once
+
+
+def pre_vote(last_index: int = 8, term: int = 3) -> Message:
+    return {"type": "pre_vote", "term": term, "last_log_term": 2, "last_log_index": last_index}
+
+
+def test_of_two_that_ask_at_once_the_one_with_the_longer_log_or_the_higher_number_goes_first() -> None:
+    bench = Bench()
+    bench.filter.may_campaign()
+    bench.sent.clear()
+    bench.core.node_id = 3
+    bench.hears(2, **pre_vote())
+    assert not bench.sent[-1][1]["granted"]
+    bench.hears(2, **pre_vote(last_index=9))
+    assert bench.sent[-1][1]["granted"]
+
+
+def test_who_grants_a_pre_vote_steps_back_for_a_moment() -> None:
+    bench = Bench()
+    bench.filter.may_campaign()
+    bench.hears(3, **pre_vote())
+    assert bench.sent[-1][1]["granted"]
+    assert bench.core.windows == [("postpone", 125)]
+    bench.hears(2, type="pre_vote_answer", asked_term=3, granted=True, term=3)
+    assert not bench.filter.may_campaign()  # the answer is to a question that was taken back
+
+
+def test_who_asks_again_lets_others_go_first() -> None:
+    bench = Bench()
+    bench.core.node_id = 9
+    bench.filter.may_campaign()
+    bench.filter.now += 0.3
+    bench.filter.may_campaign()  # the first question was not answered: it may reach too few
+    bench.hears(2, **pre_vote())
+    assert bench.sent[-1][1]["granted"]

@@ -15,8 +15,10 @@ from wukong.raft.log import (
     TRUNCATE,
     Change,
     GroupLog,
+    Member,
     Record,
     Snapshot,
+    after_change,
     decode_change,
     encode_change,
 )
@@ -40,7 +42,7 @@ def rebuilt(records: list[Record]) -> GroupLog:
 
 def same(a: GroupLog, b: GroupLog) -> bool:
     def facts(log: GroupLog) -> tuple[object, ...]:
-        return (list(log), log.term, log.vote, log.members, log.voters(), log.entry_bytes, log.intent)
+        return (list(log), log.term, log.vote, log.members, log.members_now(), log.entry_bytes, log.intent)
 
     return facts(a) == facts(b)
 
@@ -119,9 +121,11 @@ def test_a_snapshot_replaces_a_log_that_does_not_agree_with_it() -> None:
 
 
 def test_changes_survive_their_encoding_and_nothing_else_passes() -> None:
-    assert decode_change(encode_change(Change("rem", 12))) == Change("rem", 12)
+    for change in (Change("rem", 12), Change("learn", 3, 2**63), Change("add", 3, 7)):
+        assert decode_change(encode_change(change)) == change
+    assert decode_change(b"\x02\x92\xa3add\x04") == Change("add", 4, 0)  # before disks were known
     assert decode_change(b"\x00\x92") is None
-    for bad in (b"\x02", b"\x02\x92\xa3add\xa1x", b"\x02\x92\xa3xxx\x01", b"\x02\x01"):
+    for bad in (b"\x02\x91\xa3add", b"\x02", b"\x02\x92\xa3add\xa1x", b"\x02\x92\xa3xxx\x01", b"\x02\x01"):
         with pytest.raises(ValueError):
             decode_change(bad)
 
@@ -146,7 +150,8 @@ def test_replaying_the_records_builds_the_same_log(seed: int) -> None:
             term = max(term, log.term) + 1
             log.setCurrentTerm(term, rng.choice((None, 1, 2)))
         elif draw < 0.9:
-            log.add(encode_change(Change(rng.choice(("add", "rem")), rng.randint(1, 6))), log.last_index + 1, term)
+            change = Change(rng.choice(("learn", "add", "rem")), rng.randint(1, 6), rng.randint(0, 2))
+            log.add(encode_change(change), log.last_index + 1, term)
         elif draw < 0.93:
             snapshot = Snapshot(log.last_index + rng.randint(-1, 5), term, voters(1, 2))
             if snapshot.index > log.base_index:
@@ -205,3 +210,44 @@ def test_an_intent_is_kept_until_the_log_was_reset() -> None:
     assert rebuilt(again.state_records(entries=True)).intent == again.intent
     log.finish_install(Snapshot(40, 2, voters(1, 2)))
     assert rebuilt(records + log.take_records()).intent is None
+
+
+TWO_MEMBERS = (Member(1, 10, True), Member(2, 20, False))
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        (Change("learn", 3, 30), (*TWO_MEMBERS, Member(3, 30, False))),
+        (Change("learn", 2, 21), TWO_MEMBERS),
+        (Change("learn", 1, 11), TWO_MEMBERS),
+        (Change("add", 2, 20), (Member(1, 10, True), Member(2, 20, True))),
+        (Change("add", 2, 21), TWO_MEMBERS),
+        (Change("add", 0, 5), (Member(0, 5, True), *TWO_MEMBERS)),
+        (Change("rem", 2), (Member(1, 10, True),)),
+        (Change("rem", 1, 10), (Member(2, 20, False),)),
+        (Change("rem", 1, 11), TWO_MEMBERS),
+        (Change("rem", 9), TWO_MEMBERS),
+    ],
+    ids=str,
+)
+def test_a_change_leads_from_members_to_members(change: Change, expected: tuple[Member, ...]) -> None:
+    assert after_change(TWO_MEMBERS, change) == expected
+
+
+def test_a_node_is_a_member_with_its_own_disk_only() -> None:
+    log = GroupLog(0)
+    log.set_members(TWO_MEMBERS)
+    assert log.member(2, 20) == TWO_MEMBERS[1]
+    assert log.member(2, 21) is None
+    assert (log.voters(), log.learners()) == ((1,), (2,))
+
+
+def test_members_survive_in_every_record_that_carries_them() -> None:
+    log = GroupLog(0)
+    log.set_members(TWO_MEMBERS)
+    log.begin_install(Snapshot(40, 2, (*TWO_MEMBERS, Member(3, 2**64 - 1, True))))
+    for records in (log.take_records(), log.state_records(entries=True)):
+        again = rebuilt(records)
+        assert again.members == TWO_MEMBERS
+        assert again.intent == log.intent

@@ -164,6 +164,7 @@ def test_a_transfer_that_does_not_succeed_ends_by_time_and_the_leader_goes_on() 
     cluster.wait(CONFIG.election_max_ms / 1000)
     cluster.never()
     cluster.tick(1)
+    cluster.deliver_all()
     assert cluster[1].raw.is_leader
     assert not cluster[1].raw.transferring
     cluster.propose(1, b"a")

@@ -102,3 +102,12 @@ def test_at_the_limit_a_read_fails_at_once() -> None:
     reads.wait(got.append)
     assert got == [None, None, None]
     assert reads.has_waiting
+
+
+def test_what_was_asked_of_a_node_that_is_gone_fails_at_once() -> None:
+    reads, got = rounds(), list[int | None]()
+    reads.forward(3, 0.0, got.append)
+    reads.forward(2, 0.0, got.append)
+    reads.lost(3)
+    assert got == [None]
+    assert not reads.is_empty

@@ -34,7 +34,7 @@ from wukong.store.rocks import RocksStore
 _LOGINS_AT_ONCE = 50
 
 
-ONE, THREE = "one", "three"
+ONE, THREE = "node", "cluster"
 CLUSTER_SETTINGS = {"wukong": {"slotCount": 6}}
 CLIENT_KINDS = {"kind": [Kind.TCP, Kind.WS], "any_kind": list(Kind)}
 

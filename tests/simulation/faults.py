@@ -115,6 +115,22 @@ class Faults:
                 self._later(seconds, world.network.mend, source, target)
         return True
 
+    def lagging_follower(self) -> bool:
+        """A node that leads nothing gets nothing for a while, long enough to need a snapshot, too short to say so."""
+        world = self.world
+        leading = world.leaders_now()
+        followers = [node for node in self._live() if node not in leading] or self._live()
+        if not followers:
+            return False
+        node = self.rng.choice(followers)
+        seconds = self.rng.uniform(1.5, 4.5)
+        for other in world.ids:
+            if other != node:
+                for source, target in ((other, node), (node, other)):
+                    world.network.cut_direction(source, target)
+                    self._later(seconds, world.network.mend, source, target)
+        return True
+
     def reset_link(self) -> bool:
         for _ in range(self.rng.choice((1, 1, 3))):
             self.world.network.reset(*self._pair())
@@ -364,6 +380,7 @@ class Faults:
         "cut one way": (8, lambda f: len(f.world.ids) > 1),
         "cut both ways": (8, lambda f: len(f.world.ids) > 1),
         "isolate": (8, lambda f: len(f.world.ids) > 1),
+        "lagging follower": (7, lambda f: len(f.world.ids) > 2),
         "reset link": (6, lambda f: len(f.world.ids) > 1),
         "flapping link": (4, lambda f: len(f.world.ids) > 1),
         "slow link": (5, lambda f: len(f.world.ids) > 1),

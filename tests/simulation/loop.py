@@ -245,11 +245,12 @@ class ProcessLoop(asyncio.AbstractEventLoop):
 
 
 class ProcessClock:
-    """The clock of one node: its loop's monotonic time, and a wall clock that can be set."""
+    """The clock of one node: its loop's monotonic time, and a wall clock that can be set. wall_ms: what it showed, or
+    would have shown, when the world began."""
 
     def __init__(self, loop: ProcessLoop, wall_ms: int) -> None:
         self._loop = loop
-        self._offset_ms = wall_ms - int(loop.scheduler.now * 1000)
+        self._offset_ms = wall_ms
 
     def jump(self, ms: int) -> None:
         """Somebody sets the wall clock; the monotonic one does not notice."""

@@ -82,6 +82,8 @@ class Dialer:
         await link.lost.wait()
         if not link.was_up:
             self._shared.counters.dials_failed += 1
+            text = f"link to node {self.node} at {self.address[0]}:{self.address[1]} ended within its handshake"
+            self._shared.notices.say(logging.INFO, ("handshake", self.node), text)
         elif loop.time() - started >= self._shared.options.backoff_max_ms / 1000:
             # Not for every link that came up: two processes with one node number would replace each other in a frenzy.
             self._backoff.reset()

@@ -351,6 +351,10 @@ class RaftGroup(SyncObj):  # type: ignore[misc]
         """Ask for an election after so long, unless a leader is heard before or it was to be earlier anyway."""
         self._SyncObj__raftElectionDeadline = min(self._SyncObj__raftElectionDeadline, now + after_s)
 
+    def postpone_election(self, after_s: float, now: float) -> None:
+        """Do not ask for an election before so long: somebody else is about to be elected."""
+        self._SyncObj__raftElectionDeadline = max(self._SyncObj__raftElectionDeadline, now + after_s)
+
     def set_connected(self, node: int, connected: bool) -> None:
         """A link to a node came up or went down; nodes that are not voters yet are remembered too."""
         (self.connected.add if connected else self.connected.discard)(node)

@@ -53,6 +53,7 @@ class Core(Protocol):
     def answered(self, node: int, index: int) -> None: ...
     def restart_window(self, node: int) -> None: ...
     def keep_next_index(self, node: int, index: int) -> None: ...
+    def postpone_election(self, after_s: float, now: float) -> None: ...
     def learner_has(self, node: int, index: int) -> None: ...
     def learner_asks(self, node: int, index: int) -> None: ...
 
@@ -60,11 +61,13 @@ class Core(Protocol):
 class _PreVote:
     """A question to the others whether an election in the next term could be won. Nothing durable hangs on it."""
 
-    __slots__ = ("asked_at", "granted", "term")
+    __slots__ = ("asked_at", "first", "granted", "term")
 
-    def __init__(self, term: int, asked_at: float) -> None:
+    def __init__(self, term: int, asked_at: float, *, first: bool) -> None:
         self.term = term
         self.asked_at = asked_at
+        self.first = first
+        """Not a repetition: nothing but time keeps it from being answered."""
         self.granted: set[int] = set()
 
 
@@ -137,7 +140,7 @@ class MessageFilter:
                 return False
             self._pre_vote = None
             return True
-        self._pre_vote = _PreVote(core.term, self.now)
+        self._pre_vote = _PreVote(core.term, self.now, first=asked is None or asked.term != core.term)
         question = {
             "type": "pre_vote",
             "term": core.term,
@@ -421,9 +424,21 @@ class MessageFilter:
             and message["term"] >= core.term
             and (message["last_log_term"], message["last_log_index"]) >= last
             and not self._leader_is_alive()
+            and not self._goes_first(node, (message["last_log_term"], message["last_log_index"]))
         )
+        if granted:
+            self._pre_vote = None
+            core.postpone_election(self._election_min_s / 4, self.now)
         answer = {"type": "pre_vote_answer", "asked_term": message["term"], "granted": granted, "term": core.term}
         self._emit(node, answer)
+
+    def _goes_first(self, node: int, last: tuple[int, int]) -> bool:
+        """When a leader dies, everybody notices at once. Of two that ask, one steps back; otherwise both are told yes,
+        split the votes and wait out an election time. Only for the first question: who goes first may reach too few."""
+        core, asked = self._core, self._pre_vote
+        if asked is None or not asked.first or self.now - asked.asked_at >= self._election_min_s / 2:
+            return False
+        return (core.log.last_term, core.log.last_index, core.node_id) > (*last, node)
 
     def _on_pre_vote_answer(self, node: int, message: Message) -> None:
         asked = self._pre_vote

@@ -95,7 +95,12 @@ def troubles(status: ClusterStatus) -> list[str]:
     thin = [slot.id for slot in status.slots if slot.leader and not _survives_one(slot, reachable)]
     if thin and len(members) > 2:
         found.append(f"one more loss is too many: {_slots(thin)}")
-    found += [f"node {node.id} serves no clients: {node.health}" for node in status.nodes if node.health]
+    # A node that leaves has done with serving.
+    found += [
+        f"node {node.id} serves no clients: {node.health}"
+        for node in status.nodes
+        if node.health and (node.id in members or node.state in ("joining", "learner"))
+    ]
     found += [
         f"node {node.id} is {node.lag_entries:,} entries behind"
         for node in status.nodes

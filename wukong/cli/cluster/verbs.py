@@ -75,7 +75,8 @@ def status(
     else:
         from rich.console import Console
 
-        Console(highlight=False).print(_picture(found, with_slots=slots), soft_wrap=True)
+        console = Console(highlight=False)
+        console.print(_picture(found, with_slots=slots), soft_wrap=not console.is_terminal)
     if check and troubles(found):
         raise typer.Exit(EXIT_REFUSED)
 
@@ -120,7 +121,8 @@ def _table(*columns: str) -> "Table":
 
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
     for name in columns:
-        table.add_column(name, justify="right" if name in ("leads", "behind", "sessions", "term") else "left")
+        is_number = name in ("leads", "behind", "sessions", "term")
+        table.add_column(name, justify="right" if is_number else "left", overflow="fold")
     return table
 
 
@@ -309,7 +311,7 @@ def settings(
         report({"adopted": own}, as_json=as_json, text=lambda: text)
         return
     differ = run(look(), as_json=as_json).settings_differ
-    lines = [f"{key}: differs in the file of {_whose(key)}" for key in differ]
+    lines = [f"{key.rpartition(':')[2]}: differs in the file of {_whose(key)}" for key in differ]
     report(
         {"settings_differ": differ},
         as_json=as_json,
@@ -337,12 +339,16 @@ class _Waiting:
 
 def _confirm(question: str, as_json: bool) -> None:
     """Ask on the terminal. Where nobody can answer, --yes has to."""
-    if as_json or not sys.stdin.isatty():
+    if as_json or not somebody_is_there():
         warn(f"{question} Say --yes")
         raise typer.Exit(EXIT_USAGE)
     if not typer.confirm(question, err=True):
         warn("nothing was changed")
         raise typer.Exit(EXIT_REFUSED)
+
+
+def somebody_is_there() -> bool:
+    return sys.stdin.isatty()
 
 
 def _change(path: str, body: dict[str, Any], goal: "Goal", done_text: str, waiting: _Waiting) -> None:

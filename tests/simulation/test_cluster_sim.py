@@ -1,0 +1,66 @@
+"""The simulation of whole nodes, as far as it runs with every change: fixed seeds, new ones, and the planted bugs.
+
+More, outside: python -m tests.simulation.cluster_sim --first 1000 --count 500 --nodes 3
+"""
+
+import os
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.simulation.bugs import BUGS, SEEDS, planted
+from tests.simulation.cluster_sim import Result, replay_command, run_seed
+
+ROOT = Path(__file__).parents[2]
+FIXED = [(1, 3), (2, 3), (3, 3), (4, 3), (5, 3), (6, 5)]
+NEW_COUNT = 10
+
+_base = int(os.environ.get("CLUSTER_SIM_FIRST", "0")) or random.SystemRandom().randrange(10**6, 10**9)
+NEW = range(_base, _base + NEW_COUNT)
+
+
+def told(result: Result, bug: str = "") -> str:
+    lines = [f"{violation.at:.3f} s  {violation.rule}: {violation.text}" for violation in result.violations[:5]]
+    return "\n".join([replay_command(result, bug), *lines])
+
+
+@pytest.mark.parametrize(("seed", "nodes"), FIXED)
+def test_a_cluster_keeps_its_promises_whatever_fails(seed: int, nodes: int) -> None:
+    result = run_seed(seed, nodes)
+    assert result.violations == [], told(result)
+    assert result.is_enough, result
+
+
+@pytest.mark.parametrize("seed", NEW)
+def test_a_cluster_keeps_its_promises_with_a_seed_nobody_has_seen(seed: int) -> None:
+    result = run_seed(seed, 3)
+    assert result.violations == [], told(result)
+    assert result.is_enough, result
+
+
+@pytest.mark.parametrize("bug", BUGS)
+def test_a_planted_bug_is_found(bug: str) -> None:
+    seed, nodes = SEEDS[bug]
+    with planted(bug):
+        result = run_seed(seed, nodes)
+    assert result.violations, f"not found any more; look for another seed: --first 1 --count 50 --bug {bug}"
+
+
+def test_a_seed_is_one_run_whatever_the_hashes_of_strings() -> None:
+    hashes = set()
+    for seed in ("1", "2"):
+        finished = subprocess.run(
+            [sys.executable, "-c", "from tests.simulation.cluster_sim import run_seed\n"
+             "result = run_seed(5, 3, least=False, episodes=1)\nprint(result.trace_hash, result.commands, result.counts)"],
+            cwd=ROOT,
+            env={**os.environ, "PYTHONHASHSEED": seed},
+            check=True,
+            capture_output=True,
+            text=True,
+            timeout=100,
+        )
+        hashes.add(finished.stdout)
+    assert len(hashes) == 1, hashes
