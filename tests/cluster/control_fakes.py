@@ -35,6 +35,7 @@ class FakeFacts(NamedTuple):
 class Group:
     def __init__(self, members: tuple[Member, ...], leader: int | None) -> None:
         self.members = members
+        self.applied_members: tuple[Member, ...] | None = None  # where they differ from those of the log's end
         self.leader = leader
         self.term = 1
         self.last = self.commit = self.applied = 1_000
@@ -88,7 +89,8 @@ class FakeGroups:
         return self.groups[group].heard_s
 
     def snapshot_at(self, group: int, index: int) -> Snapshot:
-        return Snapshot(index, self.groups[group].term, self.groups[group].members)
+        found = self.groups[group]
+        return Snapshot(index, found.term, found.members if found.applied_members is None else found.applied_members)
 
     def change_members(self, group: int, change: Change) -> bool:
         found = self.groups[group]

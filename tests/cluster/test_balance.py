@@ -213,6 +213,9 @@ async def test_what_nobody_can_take_stays_and_the_stop_goes_on(monkeypatch: pyte
     assert await world.balance.hand_over_all(0.4) == 2
     assert world.clock.seconds - begun < 0.6
     assert world.leaders == [3, 2, 1, 2, 2, 1]
+    world.groups[2].takes_over = True
+    await world.run(30)
+    assert world.leaders[2] == 1, "whoever stops moves nothing more"
 
 
 async def test_a_node_alone_stops_without_waiting(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -111,6 +111,13 @@ async def test_a_lagging_node_keeps_its_clients_when_the_others_lag_as_well() ->
         await world.run(1)
     assert world.controller.health.serving
     assert world.closed == []
+    for _ in range(10):
+        world.controller.received(2, {"op": "progress", "commits": [], "well": True})
+        await world.run(0.2)
+        world.controller.received(2, {"op": "progress", "commits": [], "well": False})
+        await world.run(0.2)
+    await world.run(4)
+    assert world.controller.health.serving, "what it said first is void"
     world.controller.received(2, {"op": "progress", "commits": [], "well": True})
     world.controller.disconnected(2)
     await world.run(4)

@@ -56,8 +56,9 @@ def test_a_node_whose_disk_is_not_known_is_waited_for() -> None:
     assert planned(voters(1), {1: row(1), 2: row(2, disk=0)}) is None
 
 
-def test_a_row_that_does_not_know_its_disk_yet_drives_nobody_out() -> None:
+def test_a_row_that_does_not_know_its_disk_yet_drives_nobody_out_and_lets_nobody_vote() -> None:
     assert planned(voters(1, 2), {1: row(1), 2: row(2, disk=0)}) is None
+    assert planned((*voters(1, 2, 3), LEARNER_4), rows(1, 2, 3) | {4: row(4, disk=0)}) is None
 
 
 @pytest.mark.parametrize(
@@ -262,6 +263,16 @@ async def test_a_joining_node_is_taken_in_by_whoever_it_spoke_to() -> None:
     assert world.groups[0].changes == [], "the leader is another node"
 
 
+async def test_a_request_to_join_grows_old() -> None:
+    world = World()
+    world.replica.live = False
+    world.peers.told(4, FakeFacts(40, addr="10.0.0.4:11110", join=True))
+    await world.run(61)
+    world.replica.live = True
+    await world.run(3)
+    assert 4 not in world.replica.table
+
+
 async def test_a_node_that_does_not_ask_or_is_of_another_cluster_is_not_taken_in() -> None:
     world = World()
     world.link(4, FakeFacts(40, join=False))
@@ -330,6 +341,20 @@ async def test_a_lost_disk_is_replaced_when_the_old_one_was_silent_for_long() ->
     assert world.replica.table[3] == row(3, disk=31)
     assert [change.kind for change in world.groups[0].changes] == ["rem", "learn"]
     assert Member(3, 31, False) in world.groups[0].members
+
+
+async def test_a_leaving_node_stays_leaving_whatever_it_says_of_itself() -> None:
+    world = World()
+    for node in (1, 3):
+        world.replica.put_row(node, NodeRow("old:1", 10 * node, "", leaving=True))
+        world.replica.slots[0].do(DropNode(node))
+    world.groups[1].leader = 2
+    world.cut(3)
+    await world.run(20)
+    world.link(3, FakeFacts(31, addr="10.0.0.33:11110"))
+    await world.run(3)
+    assert world.replica.table[3].leaving
+    assert world.proposed(PutNode) == []
 
 
 async def test_two_processes_under_one_id_do_not_push_each_other_out(caplog: pytest.LogCaptureFixture) -> None:
@@ -402,6 +427,18 @@ async def test_a_node_is_not_forgotten_before_a_barrier_proved_that_it_left() ->
     await world.run(9)
     assert 4 in world.replica.table
     world.replica.behind = False
+    await world.run(3)
+    assert 4 not in world.replica.table
+
+
+async def test_a_node_whose_removal_is_not_committed_is_not_forgotten() -> None:
+    world = World(voters(1, 2, 3, 4))
+    world.replica.slots[0].do(DropNode(4))
+    world.groups[1].applied_members = voters(1, 2, 3, 4)
+    await world.run(9)
+    assert world.groups[1].members == voters(1, 2, 3)
+    assert 4 in world.replica.table
+    world.groups[1].applied_members = None
     await world.run(3)
     assert 4 not in world.replica.table
 

@@ -313,11 +313,11 @@ async def test_peers_may_be_changed_before_a_dial_has_begun(world: World) -> Non
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "", "::", "192.0.2.1"])
-async def test_without_a_secret_only_loopback_is_listened_on(host: str) -> None:
+async def test_without_a_secret_only_loopback_is_listened_on(world: World, host: str) -> None:
     node = Node(1, "", {})
+    world.nodes.append(node)
     with pytest.raises(ConfigError, match=r"cluster\.secret"):
         await node.links.listen(host, 0)
-    await node.links.stop()
 
 
 async def test_without_a_secret_only_loopback_is_dialed(world: World, caplog: pytest.LogCaptureFixture) -> None:

@@ -313,6 +313,7 @@ ABLATIONS: dict[str, Callable[[Monkey], None]] = {
     "vote-records": _forget_votes,
     "no-stored-commit": _believe_the_log,
     "pre-vote": _patch(RaftGroup, "_SyncObj__connectedToAnyone", lambda self: True),
+    "pre-vote-order": _patch(MessageFilter, "_goes_first", lambda self, node, last: False),
     "vote-lease": _patch(MessageFilter, "_leader_is_alive", lambda self: False),
     "quorum-timeout": _options(leaderFallbackTimeout=30.0),
     "term-hint": _patch(MessageFilter, "_hint", _nothing),

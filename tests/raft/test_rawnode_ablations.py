@@ -72,6 +72,7 @@ HOLES: list[tuple[str, Test]] = [
     ("learner-progress", members.test_a_promoted_learner_keeps_its_progress_and_counts_from_then_on),
     ("learner-first", members.test_a_learner_becomes_a_voter_only_when_its_log_names_it),
     ("durable-commit", members.test_a_lone_voter_tells_learners_of_a_commit_only_when_it_is_on_its_disk),
+    ("pre-vote-order", leadership.test_followers_that_notice_at_the_same_moment_elect_one_of_them_at_once),
     ("lost-link-haste", leadership.test_when_the_links_to_a_killed_leader_break_nobody_waits_for_the_election_time),
     ("lost-link-lease", leadership.test_when_the_links_to_a_killed_leader_break_nobody_waits_for_the_election_time),
     ("lost-link-reads", leadership.test_reads_that_were_asked_of_a_lost_leader_fail_at_once_and_new_ones_are_not_sent),

@@ -39,6 +39,16 @@ def test_when_the_links_to_a_killed_leader_break_nobody_waits_for_the_election_t
     assert cluster[3].raw.leader == 2
 
 
+def test_followers_that_notice_at_the_same_moment_elect_one_of_them_at_once() -> None:
+    cluster = led_by_one()
+    cluster.crash(1)
+    for node in (2, 3):
+        cluster[node].raw._core._SyncObj__raftElectionDeadline = cluster.now
+    run(cluster, 0.05)
+    assert cluster[3].raw.is_leader
+    assert [hand.raw.term for hand in cluster.nodes.values()] == [2, 2]
+
+
 def test_a_leader_that_one_follower_cannot_reach_stays_in_office() -> None:
     cluster = led_by_one()
     cluster.cut |= {(1, 3), (3, 1)}

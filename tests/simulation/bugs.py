@@ -199,12 +199,12 @@ def replay_blind(put: Put) -> None:
 
 
 def file_in_apply(put: Put) -> None:
-    """Apply asks this node's own file whether conversations are kept."""
+    """Apply asks this node's own file whether strangers may write to each other."""
     original = Node.apply
 
     def apply(self: Node, entries: list[Any]) -> None:
         for state in self.states:
-            state.settings = msgspec.structs.replace(state.settings, conversation_on=self.node_id % 2 == 1)
+            state.settings = msgspec.structs.replace(state.settings, whitelist_off_of_person=self.node_id % 2 == 1)
         original(self, entries)
 
     put(Node, "apply", apply)

@@ -213,6 +213,10 @@ class Device:
         server = world.servers.get(node_id)
         if server is None or not server.is_up:
             return False
+        if self.rng.random() < 0.15:
+            # Another device of this kind: the old one's session is not replaced by its login.
+            world.device_count += 1
+            self.device_id = f"{self.uid}-{self.flag}-{world.device_count}"
         login = Login(self.uid, self.flag, self.device_id, "", 5, False, ("198.51.100.4", 50122))
         self._answer = world.people.create_future()
         wire = self.wire = Wire(world, server, self, login)

@@ -398,8 +398,8 @@ class Faults:
         "clock jump": (4, lambda f: True),
         "leader transfer": (5, lambda f: len(f.world.ids) > 1),
         "member removed": (5, lambda f: len(f.world.ids) > 2),
-        "disk lost": (4, lambda f: len(f.world.ids) > 2),
-        "disk lost behind a cut": (3, lambda f: len(f.world.ids) == 3),
+        "disk lost": (8, lambda f: len(f.world.ids) > 2),
+        "disk lost behind a cut": (10, lambda f: len(f.world.ids) == 3),
         "sockets lost": (6, lambda f: True),
         "users away": (6, lambda f: True),
     }

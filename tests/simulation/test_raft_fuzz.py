@@ -45,7 +45,7 @@ def test_random_schedules_violate_nothing(nodes: int, first: int) -> None:
     # A fuzzer that does nothing finds nothing.
     assert acknowledged > 200 * CHUNK
     assert reads > 10 * CHUNK
-    assert all(made[kind] > CHUNK / 5 for kind in ("learn", "add", "rem", "disk")), made
+    assert all(made[kind] > 0 for kind in ("learn", "add", "rem", "disk")), made
 
 
 @pytest.mark.timeout(300)

@@ -135,6 +135,7 @@ class World:
         self._serial = 0
         self.call_count = 0
         self.wire_count = 0
+        self.device_count = 0
         self.network = Network(self.scheduler, random.Random(self.rng.getrandbits(64)), self.trace)
         self.network.delay_s = self.options.delay_s
         self.network.late = self.options.late

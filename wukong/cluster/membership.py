@@ -66,7 +66,7 @@ def plan(
     def may_go(member: Member) -> bool:
         stay = voters - {member.node}
         there = sum(node in connected for node in stay)
-        return not member.voter or (bool(stay) and 2 * there > len(stay))
+        return not member.voter or 2 * there > len(stay)
 
     for member in members:
         row = table.get(member.node)
