@@ -69,17 +69,19 @@ class Nemesis:
         await self.load.begin(number)
         await asyncio.sleep(self.rng.uniform(*WARM_UP_S))
         began = time.monotonic()
-        told = await FAULTS[name](self)
-        healed = time.monotonic()
+        told, healed, well_s = "", began, 0.0
         try:
+            told = await FAULTS[name](self)
+            healed = time.monotonic()
             await asyncio.to_thread(self.cluster.wait_healthy, HEALTHY_TIMEOUT_S)
             well_s = time.monotonic() - healed
             await asyncio.sleep(COOL_DOWN_S)
         except AssertionError as error:
             found.append(f"not well: {error}")
-            well_s = float("inf")
         await self.load.end()
-        if not found:
+        if found:
+            await self._begin_anew()
+        else:
             found += await self._probe()
         if not found:
             found += await self._look_for_ghosts()
@@ -107,6 +109,12 @@ class Nemesis:
         self.rows.append(row)
         self.faults += [f"cycle {number}, {name} ({told}): {fault}" for fault in found]
         return row
+
+    async def _begin_anew(self) -> None:
+        """After a failure that would spoil all that follows."""
+        self.cluster.links.heal()
+        await asyncio.to_thread(self.cluster.kill)
+        await asyncio.to_thread(self.cluster.start)
 
     async def _probe(self) -> list[str]:
         """Everybody is connected, or comes back, and gets what is sent to him now, by every node and in every slot."""

@@ -95,7 +95,9 @@ def apply_by_type(put: Put) -> None:
         changed = []
         for entry in entries:
             data = entry.data
-            if data and any(type(c) in (PutChannel, RemoveMembers) for p in node_module.decode_entry(data) for c in p.commands):
+            if data and any(
+                type(c) in (PutChannel, RemoveMembers) for p in node_module.decode_entry(data) for c in p.commands
+            ):
                 late.append(data)
                 data = b""
             changed.append(entry._replace(data=data))
@@ -219,7 +221,9 @@ def presence_without_fencing(put: Put) -> None:
         found = []
         prefix = b"s" + presence.part(uid)
         rows = [key for key, _ in state.scan(prefix, presence.after(prefix))]
-        for incarnation in sorted({(int.from_bytes(k[-18:-16], "big"), int.from_bytes(k[-16:-8], "big")) for k in rows}):
+        for incarnation in sorted(
+            {(int.from_bytes(k[-18:-16], "big"), int.from_bytes(k[-16:-8], "big")) for k in rows}
+        ):
             state.streams = {incarnation[0]: Stream(incarnation[1])}
             found += original(state, uid, sweep=False)
         state.streams = real

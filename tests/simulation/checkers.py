@@ -84,7 +84,9 @@ class LogMatching(Checker):
                 before = entries[at - 1][2]
                 first = seen.setdefault((index, term), (before, command, node))
                 if first[:2] != (before, command):
-                    self.blame(f"logs of nodes {first[2]} and {node} differ at index {index}, term {term}, group {group}")
+                    self.blame(
+                        f"logs of nodes {first[2]} and {node} differ at index {index}, term {term}, group {group}"
+                    )
 
 
 class LeaderCompleteness(Checker):
@@ -110,7 +112,7 @@ class LeaderCompleteness(Checker):
         expected = self._matching.committed[group, newest][0]
         if term_at(newest) != expected:
             self.blame(
-                f"node {node} leads group {group} in term {term} without the committed entry {newest} of term {expected}"
+                f"node {node} leads group {group} in term {term} without the committed entry {newest}, term {expected}"
             )
 
 
@@ -126,7 +128,9 @@ class CommitRule(Checker):
         for nodes in voters:
             if 2 * sum(holds(node) is not False for node in nodes) > len(nodes):
                 return
-        self.blame(f"entry {index} of term {term} of group {group} is committed without a majority of {list(voters[0])}")
+        self.blame(
+            f"entry {index} of term {term} of group {group} is committed without a majority of {list(voters[0])}"
+        )
 
 
 class Promises(Checker):
@@ -163,7 +167,9 @@ class Promises(Checker):
             self.blame(f"group {group}: term {self._terms[key]} was told, after the restart it is {term}")
         voted_term, voted_for = self._votes.get(key, (0, 0))
         if voted_term == term and vote != voted_for:
-            self.blame(f"group {group}: in term {term} node {voted_for} got the vote, after the restart {vote or 'nobody'}")
+            self.blame(
+                f"group {group}: in term {term} node {voted_for} got the vote, after the restart {vote or 'nobody'}"
+            )
         acknowledged_term, index = self._entries.get(key, (0, 0))
         if acknowledged_term == term and last_index < index:
             self.blame(f"group {group}: entry {index} was acknowledged in term {term}, the log ends at {last_index}")
@@ -278,7 +284,9 @@ class Sequence_(Checker):
             last_id = message.message_id
             twice = numbers.setdefault(message.client_msg_no, message.seq)
             if twice != message.seq:
-                self.blame(f"node {node}: {message.client_msg_no} is stored as seq {twice} and {message.seq} of {channel}")
+                self.blame(
+                    f"node {node}: {message.client_msg_no} is stored as seq {twice} and {message.seq} of {channel}"
+                )
 
 
 class Push(NamedTuple):
@@ -455,11 +463,26 @@ class Membership(Checker):
 
     rule = "membership"
 
-    def check(self, node: int, channel: str, history: History, uids: Iterable[str], members: set[str], now: float) -> None:
+    def check(
+        self, node: int, channel: str, history: History, uids: Iterable[str], members: set[str], now: float
+    ) -> None:
         for uid in uids:
             possible = possible_memberships(history.changes_of(uid), now, float("inf"))
             if (uid in members) not in possible:
-                self.blame(f"node {node}: {uid} is{'' if uid in members else ' not'} a member of {channel}, against the answers")
+                self.blame(
+                    f"node {node}: {uid} is{'' if uid in members else ' not'} a member of {channel}, against the answers"
+                )
+
+
+class Copies(Checker):
+    """In a quiet moment every slot has the same copy of a fact whose home is elsewhere, and it is what the home says."""
+
+    rule = "copies"
+
+    def check(self, node: int, what: str, home: object, copied: Sequence[object]) -> None:
+        for slot, copy in enumerate(copied):
+            if copy != home:
+                self.blame(f"node {node}, slot {slot}: {what} is {copy!r}, at home it is {home!r}")
 
 
 class Unread(Checker):
@@ -467,7 +490,9 @@ class Unread(Checker):
 
     rule = "unread"
 
-    def check(self, uid: str, channel: str, told: int, read: int, last: int, own: Iterable[int], newest_own: bool) -> None:
+    def check(
+        self, uid: str, channel: str, told: int, read: int, last: int, own: Iterable[int], newest_own: bool
+    ) -> None:
         """own: seqs that the user sent; newest_own: the newest message is his."""
         mine = max((seq for seq in own if seq <= last), default=0)
         expected = 0 if newest_own else max(0, last - max(read, mine))

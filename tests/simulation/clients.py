@@ -41,7 +41,10 @@ class NotTaken(Exception):
 
 
 async def call(
-    world: "World", node_id: int, work: Callable[["Server"], Coroutine[Any, Any, Any]], timeout_s: float = CALL_TIMEOUT_S
+    world: "World",
+    node_id: int,
+    work: Callable[["Server"], Coroutine[Any, Any, Any]],
+    timeout_s: float = CALL_TIMEOUT_S,
 ) -> Any:
     """An HTTP request to a node. Raises Unknown, NotTaken, RequestRefused."""
     answer: asyncio.Future[Any] = world.people.create_future()
@@ -365,9 +368,7 @@ class Device:
         if "@" in post.channel:
             first, _, second = post.channel.partition("@")
             shown, kind = (second if first == self.uid else first), PERSON
-        self.wire.to_server(
-            "send", Send(0, 0, self._client_seq, post.client_msg_no, shown, kind, payload=post.payload)
-        )
+        self.wire.to_server("send", Send(0, 0, self._client_seq, post.client_msg_no, shown, kind, payload=post.payload))
 
     def _sendack(self, ack: Sendack, now: float) -> None:
         post = self._waiting.pop(ack.client_seq, None)
@@ -403,8 +404,19 @@ class Backend:
 
     async def act(self) -> None:
         rng = self.rng
-        actions = (self.add, self.remove, self.reset, self.clear, self.send, self.command, self.read, self.newest, self.found, self.ban)
-        await rng.choices(actions, (20, 10, 5, 1, 14, 12, 12, 6, 5, 4))[0]()
+        actions = (
+            self.add,
+            self.remove,
+            self.reset,
+            self.clear,
+            self.send,
+            self.command,
+            self.read,
+            self.newest,
+            self.found,
+            self.ban,
+        )
+        await rng.choices(actions, (20, 10, 5, 1, 14, 12, 12, 6, 5, 7))[0]()
 
     # -- members
 
@@ -472,9 +484,7 @@ class Backend:
     async def clear(self) -> None:
         name = self.rng.choice(self.world.groups)
         channel = ChannelId(GROUP, name)
-        await self.change(
-            name, lambda uid: False, lambda server: server.use_cases.channels.remove_all_members(channel)
-        )
+        await self.change(name, lambda uid: False, lambda server: server.use_cases.channels.remove_all_members(channel))
 
     async def ban(self) -> None:
         """Forbid somebody to send, anywhere, or allow it again: a fact that every slot has a copy of."""

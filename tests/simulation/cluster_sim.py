@@ -30,7 +30,7 @@ MOST_EPISODES = 25
 
 
 class Result(NamedTuple):
-    """What one seed did. leader_changes: leaderships begun after each group had its first."""
+    """What one seed did. leader_changes: leaderships begun after each group had its first. real_s: of the processor."""
 
     seed: int
     nodes: int
@@ -54,10 +54,12 @@ class Result(NamedTuple):
         return sorted({violation.rule for violation in self.violations})
 
 
-def run_seed(seed: int, nodes: int, *, least: bool = True, episodes: int = MOST_EPISODES, on_trace: Any = None) -> Result:
+def run_seed(
+    seed: int, nodes: int, *, least: bool = True, episodes: int = MOST_EPISODES, on_trace: Any = None
+) -> Result:
     """One world. least: go on until it counts; else `episodes` are run. It ends with the first episode that violates
     something."""
-    started = time.perf_counter()
+    started = time.process_time()
     world = World(seed, nodes, on_trace=on_trace)
     faults = Faults(world)
     catcher = ErrorCatcher(world)
@@ -80,7 +82,7 @@ def run_seed(seed: int, nodes: int, *, least: bool = True, episodes: int = MOST_
             max(0, world.leaders.changes - world.options.slots),
             world.counts,
             world.scheduler.now,
-            time.perf_counter() - started,
+            time.process_time() - started,
             world.trace_hash,
             world.counts["snapshot installed"],
         )
@@ -117,8 +119,8 @@ def tell(result: Result, bug: str = "") -> None:
     verdict = "ok" if not result.violations else "FAILED"
     print(
         f"seed {result.seed}: {verdict}, {result.commands} commands, {result.faults} faults, "
-        f"{result.leader_changes} changes of leadership, {result.snapshots} snapshots, {result.simulated_s:.0f} s simulated, {result.real_s:.1f} s, "
-        f"trace {result.trace_hash}",
+        f"{result.leader_changes} changes of leadership, {result.snapshots} snapshots, "
+        f"{result.simulated_s:.0f} s simulated, {result.real_s:.1f} s, trace {result.trace_hash}",
         flush=True,
     )
     for violation in result.violations[:12]:
@@ -144,11 +146,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
         on_trace = print
     failed = 0
     total: Counter[str] = Counter()
+    commit = ""
+    if chosen.record and not chosen.bug:
+        from tests.simulation import record
+
+        commit = record.present_commit()
+        seeds = [seed for seed in seeds if seed not in record.recorded(commit, chosen.nodes)]
     for seed in seeds:
         with planted(chosen.bug):
             result = run_seed(seed, chosen.nodes, on_trace=on_trace)
         tell(result, chosen.bug)
         failed += bool(result.violations)
+        if commit:
+            record.record(commit, result)
         total.update(result.counts)
         gc.collect()
     if len(seeds) > 1:

@@ -101,7 +101,13 @@ class Disk:
         finally:
             _os.disk = None
         self.store = self.store.reopen()
+        self.store.flush = self._flush  # type: ignore[method-assign]
         return self.wal
+
+    def _flush(self) -> None:
+        if self.is_full:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        MemoryStore.flush(self.store)
 
     def killed(self, *, power_lost: bool) -> None:
         """The process is gone, perhaps in the middle of a write."""
@@ -164,8 +170,6 @@ class Disk:
                 if loop.state == "dead" or done.done():
                     return
                 try:
-                    if self.is_full:
-                        raise OSError(errno.ENOSPC, "No space left on device")
                     result = work()
                 except BaseException as error:
                     self.scheduler.at(self.scheduler.now + after_s, _fail, done, error, loop=loop)

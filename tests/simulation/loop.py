@@ -261,5 +261,3 @@ class ProcessClock:
 
     def monotonic(self) -> float:
         return self._loop.time()
-
-

@@ -18,14 +18,14 @@ from tests.simulation.loop import ProcessClock, ProcessLoop
 from tests.simulation.network import SimLinks
 from wukong.channel.commands import PutSettings, decode_entry
 from wukong.channel.state import Settings
-from wukong.dispatch.dispatcher import Dispatcher
-from wukong.dispatch.retry import RetryPolicy
 from wukong.cluster.controller import Controller
 from wukong.cluster.formation import Facts, Forming
 from wukong.cluster.inbound import Inbound
 from wukong.cluster.membership import OwnRow
 from wukong.cluster.mesh import Mesh
-from wukong.errors import Unavailable, WukongError
+from wukong.dispatch.dispatcher import Dispatcher
+from wukong.dispatch.retry import RetryPolicy
+from wukong.errors import Unavailable
 from wukong.node.node import Node
 from wukong.node.snapshot_options import SnapshotOptions
 from wukong.node.snapshots import Snapshots
@@ -121,9 +121,7 @@ class Server:
             rewrite_bytes=tuning.rewrite_bytes,
         )
         for raft_log in wal.logs:
-            world.promises.restarts(
-                self.disk.number, raft_log.group, raft_log.term, raft_log.vote, raft_log.last_index
-            )
+            world.promises.restarts(self.disk.number, raft_log.group, raft_log.term, raft_log.vote, raft_log.last_index)
         self.registry = Registry()
         self.audience = Audience()
         self.dispatcher = Dispatcher(
@@ -157,8 +155,8 @@ class Server:
             on_fatal=self.on_fatal,
             config=tuning.raft,
             send=self.send_raft,
-            snapshot_needed=lambda slot, to: self.snapshots.needed(slot, to),
-            pinned=lambda slot: self.snapshots.pinned_index(slot),
+            snapshot_needed=self._snapshot_needed,
+            pinned=self._pinned_index,
             rng=random.Random(self.rng.getrandbits(64)),
             disk_thread=self.disk.thread,
             run_blocking=self.disk.run_blocking(self.loop),
@@ -185,9 +183,7 @@ class Server:
             manager_token="",
             system_uid=SYSTEM_UID,
         )
-        overview = Overview(
-            node_id=self.node_id, registry=self.registry, connections=self.gateway, clock=self.clock
-        )
+        overview = Overview(node_id=self.node_id, registry=self.registry, connections=self.gateway, clock=self.clock)
         self.use_cases = UseCases(node, overview, timeout_ms=8_000)
         controller = self.controller = Controller(
             node_id=self.node_id,
@@ -221,6 +217,12 @@ class Server:
         self.world.promises.says(self.disk.number, group, to, message)
         if message["type"] == "response_vote":
             self.world.voted(self)
+
+    def _snapshot_needed(self, slot: int, to: int) -> None:
+        self.snapshots.needed(slot, to)
+
+    def _pinned_index(self, slot: int) -> int | None:
+        return self.snapshots.pinned_index(slot)
 
     def learn(self, table: Any) -> None:
         self.mesh.learn({node: row.addr for node, row in table.items() if row.addr})

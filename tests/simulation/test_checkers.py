@@ -125,7 +125,10 @@ def test_rows_that_differ_at_one_index_are_found(found: Violations) -> None:
 
 @pytest.mark.parametrize("stored", [[], [Stored(3, 9, "n", b"other")], [Stored(3, 8, "n", b"hi")]])
 def test_an_acknowledged_message_that_is_not_there_is_found(found: Violations, stored: list[Stored]) -> None:
-    posts = [Post("g", False, ALICE, b"hi", "n", 1.0, acked=2.0, seq=3, message_id=9), Post("g", False, ALICE, b"?", "m", 1.0)]
+    posts = [
+        Post("g", False, ALICE, b"hi", "n", 1.0, acked=2.0, seq=3, message_id=9),
+        Post("g", False, ALICE, b"?", "m", 1.0),
+    ]
     loss = checkers.NoLoss(found)
     loss.check(1, posts, lambda name, is_cmd: {3: Stored(3, 9, "n", b"hi")})
     assert found.rules == []
@@ -172,7 +175,9 @@ def test_a_member_who_misses_a_push_is_found(found: Violations) -> None:
     told = history(joins(BOB, 1.0, 2.0))
     promise.connection(connection(push(1), push(2)), {("g", False): told}, alive=True)
     promise.connection(connection(opened=25.0), {("g", False): told}, alive=True)  # it came after both
-    promise.connection(connection(push(1), closed=25.0), {("g", False): told}, alive=False)  # 2 may have been on its way
+    promise.connection(
+        connection(push(1), closed=25.0), {("g", False): told}, alive=False
+    )  # 2 may have been on its way
     assert found.rules == []
     promise.connection(connection(push(2), closed=25.0), {("g", False): told}, alive=False)
     assert len(found.found) == 1

@@ -53,8 +53,13 @@ def test_a_seed_is_one_run_whatever_the_hashes_of_strings() -> None:
     hashes = set()
     for seed in ("1", "2"):
         finished = subprocess.run(
-            [sys.executable, "-c", "from tests.simulation.cluster_sim import run_seed\n"
-             "result = run_seed(5, 3, least=False, episodes=1)\nprint(result.trace_hash, result.commands, result.counts)"],
+            [
+                sys.executable,
+                "-c",
+                "from tests.simulation.cluster_sim import run_seed\n"
+                "result = run_seed(5, 3, least=False, episodes=1)\n"
+                "print(result.trace_hash, result.commands, result.counts)",
+            ],
             cwd=ROOT,
             env={**os.environ, "PYTHONHASHSEED": seed},
             check=True,

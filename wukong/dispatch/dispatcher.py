@@ -130,8 +130,8 @@ class Dispatcher:
         if effect.node != self._node_id:
             return
         self.forget(effect.session)
-        if effect.close_after_ms or effect.kicked:
-            assert self.gateway is not None
+        # Before the gateway is there, only sessions of an earlier life end.
+        if (effect.close_after_ms or effect.kicked) and self.gateway is not None:
             self.gateway.end(
                 effect.session, reason=effect.reason, text=effect.text, close_after_ms=effect.close_after_ms
             )

@@ -11,8 +11,8 @@ class RaftConfig(msgspec.Struct, frozen=True, kw_only=True):
     election_min_ms: int = 700
     election_max_ms: int = 1400
     """A follower that heard no leader for a random time between these asks for an election.
-    election_min_ms must be over three times heartbeat_ms. When the link to the leader breaks, as it does when its process
-    is killed, the question comes after 5 to 25 % of election_min_ms; these times are for a leader that hangs."""
+    election_min_ms must be over three times heartbeat_ms. When the link to the leader breaks, as it does when its
+    process is killed, the question comes after 5 to 25 % of election_min_ms; these times are for a leader that hangs."""
     quorum_timeout_ms: int = 1500
     """A leader that heard no majority for this long steps down."""
     tick_ms: int = 100
@@ -27,9 +27,12 @@ class RaftConfig(msgspec.Struct, frozen=True, kw_only=True):
     read_limit_count: int = 10_000
     """Reads waiting in one group for a round of ReadIndex; the next one fails at once."""
     entries_under_way: int = 1
-    """Entries of a group proposed and not committed, with peers; at the limit proposals wait and share the next entry."""
+    """Entries of a group proposed and not committed, with peers; at the limit proposals wait and share the next one."""
     retain_bytes: int = 4 << 20
     """Entries a group with peers keeps behind its applied index for followers that were away."""
+    pinned_bytes: int = 128 << 20
+    """The most a group keeps for members that are connected and behind, or take a snapshot; beyond it they need
+    another one."""
     trim_bytes: int = 64 << 20
     """Bytes written to the log between two flushes of the state, which free the log behind them."""
     apply_slice_ms: float = 4.0

@@ -188,6 +188,7 @@ class Runtime:
         self._disk: Disk | None = None
         self._installing: set[int] = set()
         self._held: set[int] = set()
+        self._linked: set[int] = set()
         self._durable_waiters: list[tuple[int, int, asyncio.Future[None]]] = []  # (group, seq, who waits)
 
     # -- life
@@ -445,10 +446,12 @@ class Runtime:
 
     def connected(self, node: int) -> None:
         """A link to a node came up."""
+        self._linked.add(node)
         self._on_all(lambda raw: raw.connected(node))
 
     def disconnected(self, node: int) -> None:
         """A link to a node is gone, with what was under way on it."""
+        self._linked.discard(node)
         self._on_all(lambda raw: raw.disconnected(node))
 
     def _on_all(self, act: Callable[[RawNode], None]) -> None:
@@ -724,15 +727,21 @@ class Runtime:
             self._trim_task = None
 
     def _retained(self, raw: RawNode, index: int) -> int:
-        """Where to trim so that followers that were away for a moment, or take a snapshot now, find their entries."""
+        """Where to trim so that followers that were away for a moment still find their entries, and those that are
+        connected and behind, or take a snapshot now, do not need another snapshot."""
         if not raw.has_peers:
             return index
+        wanted = index
+        if raw.is_leader:
+            for member in raw.members:
+                if member.node in self._linked:
+                    wanted = min(wanted, max(raw.match_index(member.node), 1))
         pinned = self._pinned(raw.group) if self._pinned is not None else None
         if pinned is not None:
-            index = min(index, pinned)
-        log, kept = raw.log, 0
+            wanted = min(wanted, pinned)
+        config, log, kept = self._config, raw.log, 0
         base = log.base_index
-        while index > base and kept < self._config.retain_bytes:
+        while index > base and kept < (config.pinned_bytes if index > wanted else config.retain_bytes):
             kept += _ENTRY_OVERHEAD_BYTES + len(log[index - base][0])
             index -= 1
         return index

@@ -63,7 +63,7 @@ def test_all_ports_in_use_are_named_together() -> None:
 
 def test_too_many_nodes_are_a_usage_error(wukong: Wukong) -> None:
     assert wukong("cluster", "dev", "--nodes", "2", "--first", "1009").exit_code == 2
-    assert wukong("cluster", "dev", "--base-port", "65000").exit_code == 2
+    assert wukong("cluster", "dev", "--base-port", "65300").exit_code == 2
 
 
 # -- folders --

@@ -110,10 +110,9 @@ def check_ports(plan: Plan) -> None:
 def folder(directory: Path | None, plan: Plan, *, keep: bool) -> Iterator[Path]:
     """Where the nodes have their data. A given folder belongs to what was made in it: other ports, or a cluster where
     nodes joined one, are refused with ValueError, because the nodes know each other by their addresses."""
-    import msgspec
-
     if directory is None:
         place = Path(tempfile.mkdtemp(prefix="wukong-cluster-"))
+        _claim(place, plan)
         try:
             yield place
         finally:
@@ -124,6 +123,14 @@ def folder(directory: Path | None, plan: Plan, *, keep: bool) -> Iterator[Path]:
         return
     place = directory.resolve()
     place.mkdir(parents=True, exist_ok=True)
+    _claim(place, plan)
+    yield place
+
+
+def _claim(place: Path, plan: Plan) -> None:
+    """Write into an empty folder whose it is, or compare."""
+    import msgspec
+
     wanted = {"first": plan.nodes[0].node, "base_port": plan.base_port}
     stamp = place / STAMP
     if stamp.exists():
@@ -138,7 +145,6 @@ def folder(directory: Path | None, plan: Plan, *, keep: bool) -> Iterator[Path]:
         raise ValueError(f"{place} is not empty and holds no cluster of this command; choose another --dir")
     else:
         stamp.write_bytes(msgspec.json.encode(wanted))
-    yield place
 
 
 class Cluster:
