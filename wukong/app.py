@@ -13,7 +13,8 @@ import resource
 import signal
 import ssl
 import sys
-from collections.abc import Awaitable, Iterator
+from collections.abc import Awaitable, Iterator, Mapping
+from typing import NoReturn
 
 import msgspec
 import uvloop
@@ -24,13 +25,16 @@ from wukong.api.server import ApiOptions, ApiServer, build_app
 from wukong.api.system import Addresses
 from wukong.channel.commands import PutSettings
 from wukong.channel.copies import settings_version
+from wukong.channel.nodes import NodeRow
 from wukong.channel.state import Settings
 from wukong.clock import Clock, SystemClock
-from wukong.cluster.controller import Controller
+from wukong.cluster.clocks import Clocks
+from wukong.cluster.controller import Controller, ControllerOptions
 from wukong.cluster.formation import Facts, Forming
 from wukong.cluster.inbound import Inbound
 from wukong.cluster.membership import OwnRow
 from wukong.cluster.mesh import Mesh
+from wukong.cluster.watch import WatchOptions
 from wukong.config import CMD_SUFFIX, SYSTEM_UID, Address, Config, cluster_settings
 from wukong.dispatch.dispatcher import Dispatcher
 from wukong.dispatch.retry import RetryPolicy
@@ -39,8 +43,10 @@ from wukong.gateway.gateway import ClientGateway
 from wukong.gateway.options import GatewayOptions
 from wukong.links.links import Links
 from wukong.node.node import Node
+from wukong.node.snapshot_options import SnapshotOptions
 from wukong.node.snapshots import Snapshots
 from wukong.protocol.connection import ConnectionOptions
+from wukong.raft.config import RaftConfig
 from wukong.raft.log import Member
 from wukong.raft.runtime import Runtime
 from wukong.raft.wal import Wal
@@ -75,6 +81,7 @@ class Server:
         self.clock = clock or SystemClock()
         self.loop_lag_ms = 0.0
         self.gateway: ClientGateway | None = None
+        self._wanted: set[int] = set()  # nodes of the table
         self._parts = contextlib.AsyncExitStack()
         self._disk_hangs = False
 
@@ -123,7 +130,7 @@ class Server:
             node_id=node_id,
             slot_count=slot_count,
             store=self.store,
-            clock=clock,
+            clock=self.clocks,
             effects_sink=self.dispatcher.run,
             in_flight_limit=config.wukong.proposals_in_flight,
             forward=self.mesh.send_forward,
@@ -145,6 +152,7 @@ class Server:
             machine=self.node,
             clock=clock,
             on_fatal=self._on_fatal,
+            config=self._raft_config(),
             send=self.mesh.send_raft,
             snapshot_needed=self._snapshot_needed,
             pinned=self._pinned_index,
@@ -159,6 +167,7 @@ class Server:
             term_of=self.runtime.term,
             applied_index=self.runtime.applied_index,
             clock=clock,
+            options=SnapshotOptions(bytes_per_s=config.wukong.snapshot_bytes_per_second),
         )
         self._parts.push_async_callback(self.snapshots.stop)
         self._parts.push_async_callback(self._stop_log)
@@ -184,6 +193,7 @@ class Server:
         links = None
         port = cluster.addr.port
         own = Facts(directory.disk, join=True, api_url=cluster.api_url, version=__version__)
+        self.clocks = Clocks(self.clock)
         self.mesh = Mesh(cluster.node_id, self.clock, own, known)
         if known or cluster.secret or cluster.addr.is_loopback:
             links = Links(node_id=cluster.node_id, secret=cluster.secret, handler=self.mesh)
@@ -233,13 +243,22 @@ class Server:
             replica=self.node,
             send=lambda node, kind, group, body: self.mesh.send_control(node, body),
             clock=self.clock,
+            clocks=self.clocks,
             rng=random.Random(),
             close_some=lambda count: self.gateway.close_some(count) if self.gateway is not None else None,
             pause=self.runtime.hold,
             differing=self._differing_settings,
             snapshots=lambda: [str(line) for line in self.snapshots.progress()],
-            members_changed=lambda table: self.mesh.learn({node: row.addr for node, row in table.items() if row.addr}),
+            members_changed=self._follow_table,
+            options=ControllerOptions(watch=WatchOptions(node_gone_after_ms=self.config.wukong.node_gone_after_ms)),
         )
+
+    def _follow_table(self, table: Mapping[int, NodeRow]) -> None:
+        """Dial the nodes that are wanted, and no longer those that were removed."""
+        for node in self._wanted - table.keys():
+            self.mesh.forget(node)
+        self._wanted = set(table)
+        self.mesh.learn({node: row.addr for node, row in table.items() if row.addr})
 
     async def _wait(self, what: str, work: Awaitable[None]) -> None:
         """Wait for something that needs other nodes, as long as it takes, and say so now and then."""
@@ -253,6 +272,18 @@ class Server:
             task.result()
         finally:
             task.cancel()
+
+    def _raft_config(self) -> RaftConfig:
+        limits = self.config.wukong
+        return RaftConfig(
+            heartbeat_ms=limits.heartbeat_ms,
+            tick_ms=max(5, limits.heartbeat_ms * 2 // 3),
+            election_min_ms=limits.election_ms,
+            election_max_ms=2 * limits.election_ms,
+            quorum_timeout_ms=2 * limits.election_ms + limits.heartbeat_ms,
+            retain_bytes=limits.log_retained_bytes,
+            trim_bytes=limits.log_trim_bytes,
+        )
 
     def _snapshot_needed(self, slot: int, node: int) -> None:
         self.snapshots.needed(slot, node)
@@ -536,10 +567,13 @@ async def _serve(config: Config) -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     server = Server(config)
-    # A node may wait for others for long: it has to be stoppable meanwhile.
+    # A node may wait for others for long: it has to be stoppable meanwhile, and may break.
     starting = loop.create_task(server.start())
     stopping = loop.create_task(stop.wait())
-    await asyncio.wait((starting, stopping), return_when=asyncio.FIRST_COMPLETED)
+    await asyncio.sleep(0)
+    await asyncio.wait((starting, stopping, server.fatal), return_when=asyncio.FIRST_COMPLETED)
+    if server.fatal.done():
+        _end_at_once(server.fatal.result())
     if not starting.done():
         starting.cancel()
         with contextlib.suppress(asyncio.CancelledError, TimeoutError):
@@ -553,10 +587,7 @@ async def _serve(config: Config) -> int:
     server.announce()
     await asyncio.wait((stopping, server.fatal), return_when=asyncio.FIRST_COMPLETED)
     if server.fatal.done():
-        # The log or the disk failed: what is in memory may not be written any more. Recovery is the next start's work.
-        log.critical("stopping at once: %s", server.fatal.result())
-        logging.shutdown()
-        os._exit(70)
+        _end_at_once(server.fatal.result())
     log.info("stopping")
     try:
         async with asyncio.timeout(STOP_TIMEOUT_S):
@@ -566,6 +597,13 @@ async def _serve(config: Config) -> int:
         logging.shutdown()
         os._exit(0)
     return 0
+
+
+def _end_at_once(error: BaseException) -> NoReturn:
+    """The log or the disk failed: what is in memory may not be written any more. Recovery is the next start's work."""
+    log.critical("stopping at once: %s", error)
+    logging.shutdown()
+    os._exit(70)
 
 
 def _raise_file_limit() -> None:

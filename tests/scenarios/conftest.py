@@ -62,6 +62,10 @@ class Deployment(NamedTuple):
     nodes: Sequence[ServerProcess]
     fence_slots: int = 1
 
+    def scaled(self, count: int) -> int:
+        """How much of it: a change takes longer where several disks and links are waited for."""
+        return count if len(self.nodes) == 1 else count // 4
+
 
 @pytest.fixture(scope="session")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:

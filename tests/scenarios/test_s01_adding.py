@@ -6,7 +6,7 @@ The promise: success of the add before the SEND means that the added one gets th
 import asyncio
 import random
 
-from tests.scenarios.conftest import Clients
+from tests.scenarios.conftest import Clients, Deployment
 from tests.scenarios.room import Room, unread_seqs
 from tests.support.http import Api
 from tests.support.wire import SUCCESS, Kind, fence, unique
@@ -15,7 +15,10 @@ ROOMS = 1_000
 LANES = 10
 
 
-async def test_s1_a_member_added_just_before_the_message_gets_it(api: Api, clients: Clients, any_kind: Kind) -> None:
+async def test_s1_a_member_added_just_before_the_message_gets_it(
+    api: Api, clients: Clients, any_kind: Kind, deployment: Deployment
+) -> None:
+    count = deployment.scaled(ROOMS)
     sender, added = await clients.connect_all([unique("a"), unique("b")], any_kind)
 
     async def lane(count: int) -> list[Room]:
@@ -28,28 +31,28 @@ async def test_s1_a_member_added_just_before_the_message_gets_it(api: Api, clien
             rooms.append(room)
         return rooms
 
-    rooms = [room for some in await asyncio.gather(*(lane(ROOMS // LANES) for _ in range(LANES))) for room in some]
+    rooms = [room for some in await asyncio.gather(*(lane(count // LANES) for _ in range(LANES))) for room in some]
     await fence(api, [added])
     by_room: dict[str, dict[int, bytes]] = {}
     for message in added.received:
         by_room.setdefault(message.channel_id, {})[message.message_seq] = message.payload
     faults = [fault for room in rooms for fault in room.chat.judge(added.uid, by_room.get(room.id, {}))]
-    assert not faults, f"{len(faults)} of {ROOMS}: {faults[:5]}"
-    assert len(added.received) == ROOMS
-    for room in rooms[:: ROOMS // 20]:
+    assert not faults, f"{len(faults)} of {count}: {faults[:5]}"
+    assert len(added.received) == count
+    for room in rooms[:: count // 20]:
         await room.audit([sender, added], members=[sender.uid, added.uid])
 
 
 async def test_s2_members_added_one_by_one_get_all_that_follows(
-    api: Api, clients: Clients, room: Room, kind: Kind
+    api: Api, clients: Clients, room: Room, kind: Kind, deployment: Deployment
 ) -> None:
-    uids = [unique("u") for _ in range(500)]
+    uids = [unique("u") for _ in range(deployment.scaled(500))]
     old = [unique("old") for _ in range(5)]
     sender = await clients.connect(unique("a"), kind)
     watching = await clients.connect_all([*old, *uids[::10]], kind)
     await room.create([sender.uid, *old])
     stop = asyncio.Event()
-    sending = asyncio.create_task(room.keep_sending(sender, stop, per_second=200))
+    sending = asyncio.create_task(room.keep_sending(sender, stop, per_second=deployment.scaled(200)))
     for uid in uids:
         await room.add(uid)
     stop.set()

@@ -13,10 +13,11 @@ import msgspec
 
 from wukong.channel import copies, machine, messages, presence
 from wukong.channel.commands import Hello, PutChannel, RemoveAllMembers, RemoveMembers, encode_command
-from wukong.channel.effects import FanOut, NodeEnded
+from wukong.channel.effects import FanOut
 from wukong.channel.ids import ChannelId, has_special
 from wukong.channel.permissions import NOT_SUBSCRIBER
 from wukong.channel.state import State, Stream, channel_part
+from wukong.cluster.health import Health
 from wukong.dispatch.dispatcher import Dispatcher
 from wukong.node import node as node_module
 from wukong.node.node import Node
@@ -390,14 +391,22 @@ def answer_before_disk(put: Put) -> None:
 
 
 def fence_ignored(put: Put) -> None:
-    """A node that was taken for gone goes on with its clients as if nothing had happened."""
-    original = Node._take_effects
+    """A node that was taken for gone begins anew, and keeps its clients, of whom the log knows nothing any more."""
+    original = Node._reborn
 
-    def take_effects(self: Node, slot: int, state: State, own: bool, effects: list[Any]) -> None:
-        state.effects[:] = [effect for effect in state.effects if type(effect) is not NodeEnded]
-        original(self, slot, state, own, effects)
+    def reborn(self: Node) -> None:
+        on_break, self._on_break = self._on_break, lambda why: None
+        try:
+            original(self)
+        finally:
+            self._on_break = on_break
 
-    put(Node, "_take_effects", take_effects)
+    put(Node, "_reborn", reborn)
+
+
+def health_unheeded(put: Put) -> None:
+    """A node that has lost its majority keeps its clients."""
+    put(Health, "_close", lambda self, passed_s: None)
 
 
 def no_deduplication(put: Put) -> None:
@@ -452,6 +461,7 @@ BUGS: dict[str, Callable[[Put], None]] = {
         no_deduplication,
         leaver_stays_in_audience,
         link_loss_unnoticed,
+        health_unheeded,
     )
 }
 

@@ -528,6 +528,16 @@ class AudienceFits(Checker):
             self.blame(f"node {node} would not push {channel} to {uid}, a member who is connected there")
 
 
+class Deaf(Checker):
+    """A node that has heard nobody for long holds no client any more."""
+
+    rule = "deaf"
+
+    def check(self, node: int, alone_s: float, connected: Sequence[str]) -> None:
+        for who in connected:
+            self.blame(f"{who} is still connected to node {node}, which was alone for {alone_s:.0f} s")
+
+
 class Liveness(Checker):
     """When everything is healed, everything goes on within a bound."""
 

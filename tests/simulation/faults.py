@@ -7,11 +7,16 @@ time, but for blackouts and cuts, which everybody survives or sits out.
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
+from tests.simulation import checkers
 from wukong.raft.log import Change
 
 if TYPE_CHECKING:
     from tests.simulation.server import Server
     from tests.simulation.world import World
+
+
+# From the cut on: until silence counts, until it has lasted, until the last client is closed.
+DEAF_AFTER_S = 11.0
 
 
 class Faults:
@@ -104,7 +109,9 @@ class Faults:
         """One node, often a leader, hears nobody, or is not heard, or both."""
         world = self.world
         alone = self.rng.choice(world.leaders_now() or world.ids)
-        seconds = self.rng.choice((1.0, 3.0, 7.0))
+        seconds = self.rng.choice((1.0, 3.0, 7.0, 14.0))
+        if seconds > DEAF_AFTER_S:
+            self._later(DEAF_AFTER_S + 1.0, self._nobody_is_deaf, alone, world.servers.get(alone))
         ways = self.rng.choice(("in", "out", "both", "both"))
         for other in world.ids:
             if other == alone:
@@ -114,6 +121,25 @@ class Faults:
                 world.network.cut_direction(source, target)
                 self._later(seconds, world.network.mend, source, target)
         return True
+
+    def _nobody_is_deaf(self, node: int, server: "Server | None") -> None:
+        """Called when a node should have been alone for DEAF_AFTER_S; another fault may have ended that."""
+        world = self.world
+        if server is None or world.servers.get(node) is not server or server.state != "serving":
+            return
+        since = [world.network.cut.get((other, node)) for other in world.ids if other != node]
+        alone_s = min((world.scheduler.now - at if at is not None else 0.0) for at in since)
+        if (
+            alone_s < DEAF_AFTER_S
+            or server.loop.state != "runs"
+            or server.loop.held_since > world.scheduler.now - alone_s
+        ):
+            return
+        world.counts["alone for long"] += 1
+        connected = [
+            device.device_id for device in world.devices if device.seen is not None and device.seen.node == node
+        ]
+        checkers.Deaf(world.violations).check(node, alone_s, connected)
 
     def lagging_follower(self) -> bool:
         """A node that leads nothing gets nothing for a while, long enough to need a snapshot, too short to say so."""

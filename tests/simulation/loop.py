@@ -148,6 +148,7 @@ class ProcessLoop(asyncio.AbstractEventLoop):
         self.name = name
         self.state = RUNS
         self.waiting: deque[Handle] = deque()
+        self.held_since = -1.0
         self._faults = faults
         self._rate = rate
         self._start_s = start_s
@@ -159,6 +160,7 @@ class ProcessLoop(asyncio.AbstractEventLoop):
     def hold(self) -> None:
         if self.state is RUNS:
             self.state = HELD
+            self.held_since = self.scheduler.now
 
     def resume(self) -> None:
         if self.state is HELD:

@@ -50,7 +50,7 @@ class Network:
         self.break_s = 1.5
         self.late = 0.0
         self.flaps: dict[tuple[int, int], float] = {}  # directions whose connection breaks so often (mean seconds)
-        self.cut: set[tuple[int, int]] = set()
+        self.cut: dict[tuple[int, int], float] = {}  # direction -> since when
         self.quick: set[int] = set()  # nodes that are dialed again, and dial, at once
         self.links: dict[int, SimLinks] = {}
         self.connections: dict[tuple[int, int], _Connection] = {}
@@ -59,13 +59,13 @@ class Network:
 
     def cut_direction(self, source: int, target: int) -> None:
         if (source, target) not in self.cut:
-            self.cut.add((source, target))
+            self.cut[source, target] = self.scheduler.now
             for key in ((source, target), (target, source)):
                 if (connection := self.connections.get(key)) is not None:
                     connection.watch()
 
     def mend(self, source: int, target: int) -> None:
-        self.cut.discard((source, target))
+        self.cut.pop((source, target), None)
         if (connection := self.connections.get((source, target))) is not None:
             connection.go_on()
 

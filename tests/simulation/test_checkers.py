@@ -266,6 +266,14 @@ def _presence(found: Violations, in_log: set[tuple[str, int, int]]) -> None:
     checkers.Presence(found).check(1, in_log, {(BOB, 1, 7)})
 
 
+def _copies(found: Violations, copied: list[str]) -> None:
+    checkers.Copies(found).check(1, "a flag", "on", copied)
+
+
+def _deaf(found: Violations, connected: list[str]) -> None:
+    checkers.Deaf(found).check(1, 12.0, connected)
+
+
 def _audience(found: Violations, audience: set[str]) -> None:
     checkers.AudienceFits(found).check(1, BOB, audience, {"g"})
 
@@ -276,6 +284,8 @@ def _audience(found: Violations, audience: set[str]) -> None:
         (_membership, {BOB}, [set(), {ALICE, BOB}]),
         (_unread, 3, [6, 0, 10]),
         (_presence, {(BOB, 1, 7)}, [set(), {(BOB, 1, 7), (BOB, 2, 7)}]),
+        (_copies, ["on", "on"], [["on", "off"], ["off", "off"]]),
+        (_deaf, [], [["bob-0"]]),
         (_audience, {"g"}, [set(), {"g", "h"}]),
     ],
 )

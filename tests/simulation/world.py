@@ -171,6 +171,8 @@ class World:
         self.payloads: dict[tuple[str, bool, int], bytes] = {}
         for _ in range(FIRST_GROUPS):
             self.new_group()
+        if len({self.tunings[node].settings for node in self.ids}) > 1:
+            self.counts["fault: mixed configuration"] = 1
 
     def new_disk(self, node: int) -> Disk:
         number = self.rng.getrandbits(40) | 1

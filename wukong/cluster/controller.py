@@ -17,6 +17,7 @@ from wukong import __version__
 from wukong.channel.nodes import NodeRow
 from wukong.clock import Clock
 from wukong.cluster.balance import HAND_OVER_S, Balance, BalanceOptions, Pause
+from wukong.cluster.clocks import Clocks
 from wukong.cluster.control import Body, Control, number
 from wukong.cluster.health import OK, Health, HealthOptions, SlotSample
 from wukong.cluster.interfaces import Facts, Groups, Replica, Send
@@ -47,9 +48,10 @@ def _nothing() -> list[str]:
 class Controller:
     """Wire the links' events to `connected`, `disconnected`, `told`, `heard` (every message) and `received` (CONTROL).
 
-    own: this node's row of the table. close_some: see Health. pause: see Balance. differing: keys in which this node's
-    file differs from the cluster's settings. snapshots: a line for each snapshot under way. members_changed: told the
-    table of nodes when it is another one than before, for Links.set_peers."""
+    own: this node's row of the table. clocks: hears the wall clocks of the others. close_some: see Health. pause: see
+    Balance. differing: keys in which this node's file differs from the cluster's settings. snapshots: a line for each
+    snapshot under way. members_changed: told the table of nodes when it is another one than before, for
+    Links.set_peers."""
 
     def __init__(
         self,
@@ -62,6 +64,7 @@ class Controller:
         send: Send,
         clock: Clock,
         rng: random.Random,
+        clocks: Clocks | None = None,
         options: ControllerOptions | None = None,
         close_some: Callable[[int], None] = lambda count: None,
         pause: Pause = lambda slot, on: None,
@@ -76,6 +79,8 @@ class Controller:
         self._groups = groups
         self._replica = replica
         self._clock = clock
+        self._clocks = clocks
+        self._clock_told = False
         self._differing = differing
         self._snapshots = snapshots
         self._members_changed = members_changed
@@ -179,6 +184,8 @@ class Controller:
 
     def disconnected(self, node: int) -> None:
         self.peers.disconnected(node)
+        if self._clocks is not None:
+            self._clocks.forget(node)
 
     def told(self, node: int, facts: Facts) -> None:
         """Its facts, of an authenticated node."""
@@ -236,6 +243,8 @@ class Controller:
             self._well.pop(node, None)
         else:
             self._well[node] = since if now - last <= _WELL_HOLDS_S else now, now
+        if self._clocks is not None and type(body.get("clock_ms")) is int:
+            self._clocks.heard(node, number(body, "clock_ms"))
         for slot, commit in body["commits"]:
             if type(slot) is int and type(commit) is int and 0 <= slot < self._groups.group_count:
                 self._commits[slot] = max(commit, self._commits.get(slot, 0))

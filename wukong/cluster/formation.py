@@ -11,7 +11,8 @@ from wukong.store.datadir import Formation
 class Facts(msgspec.Struct, frozen=True):
     """What a node tells every node it is linked with, at connect and when it changes.
 
-    node: its number, as the link has proved it. disk: of its data directory. cluster: 0 while it belongs to none; members: (node, disk) pairs the cluster began with.
+    node: its number, as the link has proved it. disk: of its data directory. cluster: 0 while it belongs to none;
+    members: (node, disk) pairs the cluster began with.
     addr: host:port where its links listen, as others should dial it. join: it wants to be taken into the cluster.
     nodes: addresses of all nodes it knows. clock_ms: its wall clock when it told this. version: of the program."""
 

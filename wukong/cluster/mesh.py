@@ -97,8 +97,8 @@ class Mesh:
             self._look(node)
 
     def learn(self, addresses: Mapping[int, str]) -> None:
-        """Addresses of nodes, from the replicated table. Those of this node's configuration count more: it may have a way
-        of its own to a node."""
+        """Addresses of nodes, from the replicated table. Those of this node's configuration count more: it may have a
+        way of its own to a node."""
         merged = {**self._addresses, **addresses, **self._configured}
         if merged != self._addresses:
             self._addresses = merged
@@ -163,7 +163,8 @@ class Mesh:
         if foreign and (known is None or known.cluster != read.cluster):
             log.error("node %d belongs to another cluster; nothing it sends is taken", node)
         self.facts_of[node] = read
-        if node not in self._addresses and read.addr:
+        if node not in self._addresses and read.addr and read.join:
+            # It cannot be answered but by a link of our own.
             self._addresses[node] = read.addr
             self._dial()
         if self.forming is not None:

@@ -189,6 +189,16 @@ class WukongConfig:
     )
     proposals_in_flight: int = _key("proposalsInFlight", values.number(), limits.DEFAULT_PROPOSALS_IN_FLIGHT)
     connects_in_flight: int = _key("connectsInFlight", values.number(), limits.DEFAULT_CONNECTS_IN_FLIGHT)
+    node_gone_after_ms: int = _key(
+        "nodeGoneAfter", values.duration(SECOND_MS, HOUR_MS), limits.DEFAULT_NODE_GONE_AFTER_MS
+    )
+    snapshot_bytes_per_second: int = _key(
+        "snapshotBytesPerSecond", values.size(64 * KIB, GIB), limits.DEFAULT_SNAPSHOT_BYTES_PER_SECOND
+    )
+    log_retained_bytes: int = _key("logRetainedBytes", values.size(64 * KIB, GIB), limits.DEFAULT_LOG_RETAINED_BYTES)
+    log_trim_bytes: int = _key("logTrimBytes", values.size(MIB, 4 * GIB), limits.DEFAULT_LOG_TRIM_BYTES)
+    heartbeat_ms: int = _key("heartbeat", values.duration(10, MINUTE_MS), limits.DEFAULT_HEARTBEAT_MS)
+    election_ms: int = _key("electionTimeout", values.duration(100, MINUTE_MS), limits.DEFAULT_ELECTION_MS)
     trusted_proxies: tuple[Network, ...] = _key("trustedProxies", values.networks, ())
     allow_plaintext_setting: bool = _key("allowPlaintextSetting", values.flag, False)
     idempotency_retention_ms: int = _key(

@@ -306,6 +306,11 @@ def _check(config: Config, faults: list[str], warnings: list[str]) -> None:
     _check_tls(config, faults)
     _check_listeners(config, faults)
     _check_cluster(config.cluster, faults)
+    if config.wukong.election_ms <= 3 * config.wukong.heartbeat_ms:
+        faults.append(
+            f"wukong.electionTimeout: must be over three times wukong.heartbeat ({config.wukong.heartbeat_ms} ms), "
+            "or a lost heartbeat is an election; raise it"
+        )
     _check_accounts(config, faults)
     if not config.http_addr.is_loopback and not config.manager_token:
         warnings.append(

@@ -12,7 +12,7 @@ class RaftConfig(msgspec.Struct, frozen=True, kw_only=True):
     election_max_ms: int = 1400
     """A follower that heard no leader for a random time between these asks for an election.
     election_min_ms must be over three times heartbeat_ms. When the link to the leader breaks, as it does when its
-    process is killed, the question comes after 5 to 25 % of election_min_ms; these times are for a leader that hangs."""
+    process is killed, the question comes after 5 to 25 % of election_min_ms; these times are for one that hangs."""
     quorum_timeout_ms: int = 1500
     """A leader that heard no majority for this long steps down."""
     tick_ms: int = 100

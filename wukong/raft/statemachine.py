@@ -4,8 +4,8 @@ from typing import NamedTuple, Protocol
 
 
 class Committed(NamedTuple):
-    """One committed entry, in log order per group. `data` is what `collect` returned on some node, or empty: an entry of
-    the log itself (a leader's first, a membership change), which counts as applied like the others."""
+    """One committed entry, in log order per group. `data` is what `collect` returned on some node, or empty: an entry
+    of the log itself (a leader's first, a membership change), which counts as applied like the others."""
 
     group: int
     index: int  # type: ignore[assignment]
