@@ -47,7 +47,7 @@ from wukong.node.snapshot_options import SnapshotOptions
 from wukong.node.snapshots import Snapshots
 from wukong.protocol.connection import ConnectionOptions
 from wukong.raft.config import RaftConfig
-from wukong.raft.log import Member
+from wukong.raft.log import FIRST_INDEX, Member
 from wukong.raft.runtime import Runtime
 from wukong.raft.wal import Wal
 from wukong.service.cluster import ClusterAdmin
@@ -144,6 +144,9 @@ class Server:
             segment_bytes=config.wukong.wal_segment_bytes,
             fsync=config.wukong.fsync,
         )
+        held_something = bool(self.node.applied()) or any(log.last_index > FIRST_INDEX for log in wal.logs)
+        if held_something or (node_id, directory.disk) in formation.members:
+            self.mesh.ask_to_join(False)
         self.runtime = Runtime(
             node_id=node_id,
             disk=directory.disk,
@@ -258,6 +261,9 @@ class Server:
         for node in self._wanted - table.keys():
             self.mesh.forget(node)
         self._wanted = set(table)
+        row = table.get(self.node.node_id)
+        if row is not None and row.disk == self.mesh.own.disk:
+            self.mesh.ask_to_join(False)
         self.mesh.learn({node: row.addr for node, row in table.items() if row.addr})
 
     async def _wait(self, what: str, work: Awaitable[None]) -> None:
@@ -452,7 +458,10 @@ class Server:
     def _why_unhealthy(self) -> str:
         if self.fatal.done():
             return "the log or the disk failed; the node is stopping"
-        return self.controller.health.why_not() if self.node.is_live else "the node is stopping"
+        if not self.node.is_live:
+            return "the node is stopping"
+        refusing = self.gateway is not None and self.gateway.is_refusing
+        return self.controller.health.why_not() or ("new clients are not taken yet" if refusing else "")
 
     def _figures(self) -> Iterator[Figure]:
         """What GET /metrics shows of this node."""

@@ -519,7 +519,7 @@ class Model:
 
     def _on_PutNode(self, command: PutNode) -> Reply:
         old = self.nodes.get(command.node)
-        stays_leaving = old is not None and old.leaving and old.disk == command.row.disk
+        stays_leaving = old is not None and old.leaving and command.row.disk != 0
         self.nodes[command.node] = msgspec.structs.replace(command.row, leaving=command.row.leaving or stays_leaving)
         return Reply()
 

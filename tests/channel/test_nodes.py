@@ -37,9 +37,10 @@ def test_a_known_node_may_move() -> None:
 
 
 @pytest.mark.parametrize(
-    ("disk", "leaving", "expected"), [(5, False, True), (5, True, True), (6, False, False), (6, True, True)]
+    ("disk", "leaving", "expected"),
+    [(5, False, True), (5, True, True), (6, False, True), (0, False, False), (0, True, True)],
 )
-def test_a_leaving_node_stays_leaving_unless_it_comes_with_another_disk(
+def test_a_leaving_node_stays_leaving_whatever_it_says_and_only_who_does_not_know_its_disk_takes_it_back(
     disk: int, leaving: bool, expected: bool
 ) -> None:
     slot = slot_with()

@@ -8,6 +8,7 @@ import pytest
 
 from tests.cluster.control_fakes import FakeClock, FakeFacts, FakeGroups, FakeLinks, FakeReplica, row, voters
 from wukong.channel.commands import NodeRow
+from wukong.cluster.clocks import Clocks
 from wukong.cluster.controller import Controller, ControllerOptions
 from wukong.cluster.health import SHED, HealthOptions
 from wukong.cluster.membership import OwnRow
@@ -89,7 +90,21 @@ async def test_progress_is_told_every_second_to_everybody_whom_a_link_leads_to()
     world.controller.disconnected(3)
     await world.run(3)
     assert [node for node, _ in world.links.sent[-2:]] == [2, 2]
+    clock_ms = told[-1][1].pop("clock_ms")
+    assert isinstance(clock_ms, int)
     assert told[-1][1] == {"op": "progress", "commits": [[0, 1_000]], "well": True}
+
+
+async def test_a_clock_ahead_of_both_others_is_corrected_by_what_they_tell_each_second() -> None:
+    wall = FakeClock()
+    wall.seconds = 1_700_000_000
+    clocks, right = Clocks(wall), wall.now_ms() - 3_600_000
+    world = World(clocks=clocks)
+    for node in (2, 3):
+        world.controller.received(node, {"op": "progress", "commits": [], "well": True, "clock_ms": right})
+    assert clocks.now_ms() == right
+    world.controller.disconnected(3)
+    assert clocks.now_ms() == right, "the last word of a node that is away counts"
 
 
 async def test_a_node_that_gets_nothing_of_a_log_sheds_when_another_says_that_it_is_well() -> None:

@@ -159,12 +159,13 @@ def test_a_blank_node_learns_all_addresses_from_its_seed() -> None:
     assert mesh.forming.decide(1) == OURS
 
 
-def test_whoever_the_formation_names_with_another_disk_asks_to_join() -> None:
-    for disk, asks in ((11, False), (99, True)):
-        mesh, links = Mesh(1, StillClock(), Facts(disk, join=True), {}), FakeLinks()
-        mesh.start(links)
-        mesh.join(OURS)
-        assert links.told[-1]["join"] is asks
+def test_a_node_asks_to_join_until_it_is_told_to_stop() -> None:
+    mesh, links = Mesh(1, StillClock(), Facts(99, join=True), {}), FakeLinks()
+    mesh.start(links)
+    mesh.join(OURS)
+    assert links.told[-1]["join"] is True
+    mesh.ask_to_join(False)
+    assert links.told[-1]["join"] is False
 
 
 def test_malformed_facts_change_nothing() -> None:

@@ -1,4 +1,4 @@
-"""Who does what where: adder, sender and receiver on any node, the channel's leader on any. Scenarios S8, S9 and S10."""
+"""Who does what where: adder, sender, receiver and the channel's leader on any node. Scenarios S8, S9 and S10."""
 
 import asyncio
 from itertools import product

@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 from wukong.channel import copies, machine, messages, presence
-from wukong.channel.commands import Hello, PutChannel, RemoveAllMembers, RemoveMembers, encode_command
+from wukong.channel.commands import FORMAT_VERSION, Hello, PutChannel, RemoveAllMembers, RemoveMembers, encode_command
 from wukong.channel.effects import FanOut
 from wukong.channel.ids import ChannelId, has_special
 from wukong.channel.permissions import NOT_SUBSCRIBER
@@ -92,19 +92,19 @@ def apply_by_type(put: Put) -> None:
     original = Node.apply
 
     def apply(self: Node, entries: list[Any]) -> None:
-        late: list[bytes] = []
+        late: list[Any] = []
         changed = []
         for entry in entries:
-            data = entry.data
-            if data and any(
-                type(c) in (PutChannel, RemoveMembers) for p in node_module.decode_entry(data) for c in p.commands
-            ):
-                late.append(data)
-                data = b""
-            changed.append(entry._replace(data=data))
-        if late and changed:
-            packs = [data[2:] for data in ([changed[-1].data] if changed[-1].data else []) + late]
-            changed[-1] = changed[-1]._replace(data=b"\x01" + b"\xdc" + len(packs).to_bytes(2, "big") + b"".join(packs))
+            if entry.data:
+                packs = node_module.decode_entry(entry.data)
+                if any(type(command) in (PutChannel, RemoveMembers) for pack in packs for command in pack.commands):
+                    late += packs
+                    entry = entry._replace(data=b"")
+            changed.append(entry)
+        if late:
+            last = changed[-1]
+            packs = [*(node_module.decode_entry(last.data) if last.data else []), *late]
+            changed[-1] = last._replace(data=bytes((FORMAT_VERSION,)) + msgspec.msgpack.encode(packs))
         original(self, changed)
 
     put(Node, "apply", apply)

@@ -470,12 +470,12 @@ class Membership(Checker):
             possible = possible_memberships(history.changes_of(uid), now, float("inf"))
             if (uid in members) not in possible:
                 self.blame(
-                    f"node {node}: {uid} is{'' if uid in members else ' not'} a member of {channel}, against the answers"
+                    f"node {node}: {uid} is{'' if uid in members else ' not'} a member of {channel}, unlike the answers"
                 )
 
 
 class Copies(Checker):
-    """In a quiet moment every slot has the same copy of a fact whose home is elsewhere, and it is what the home says."""
+    """In a quiet moment every slot has the same copy of a fact whose home is elsewhere, as the home has it."""
 
     rule = "copies"
 

@@ -101,10 +101,10 @@ def run_seed(
         return result()
     finally:
         times.now = real_now
+        world.close()
         product.removeHandler(catcher)
         product.setLevel(level)
         product.propagate = propagates
-        world.close()
         if gc_was_on:
             gc.enable()
 

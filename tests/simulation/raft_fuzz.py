@@ -114,6 +114,7 @@ class Judge:
         self._installed: dict[tuple[int, int], int] = {}  # (group, node) -> index of the last snapshot
         self._durable: dict[tuple[int, int], int] = {}  # (group, node) -> last index noted in _holders
         self._commits: dict[tuple[int, int], int] = {}
+        self._members: dict[tuple[int, int], object] = {}  # what was compared last
         self._named: set[tuple[int, int, int]] = set()  # (group, node, disk): its own log has named it
 
     def blame(self, text: str) -> None:
@@ -131,12 +132,18 @@ class Judge:
             self.blame(f"two leaders in term {term} of group {group}")
 
     def sees_members(self, raw: RawNode) -> None:
-        core, others = raw._core, [member for member in raw.members if member.node != raw.node_id]
+        core, members = raw._core, raw.members
+        key = (raw.group, raw.node_id)
+        seen = (members, raw.disk, list(core.peers), list(core.learners))
+        if self._members.get(key) == seen:
+            return
+        self._members[key] = seen
+        others = [member for member in members if member.node != raw.node_id]
         if [sorted(core.peers), sorted(core.learners)] != [
             [member.node for member in others if member.voter is voter] for voter in (True, False)
         ]:
             self.blame(f"core and log of node {raw.node_id} disagree about the members")
-        if any(member[:2] == (raw.node_id, raw.disk) for member in raw.members):
+        if any(member[:2] == (raw.node_id, raw.disk) for member in members):
             self._named.add((raw.group, raw.node_id, raw.disk))
 
     def sees_durable(self, raw: RawNode, *, started: bool = False) -> None:

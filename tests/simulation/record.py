@@ -18,7 +18,7 @@ BEGIN, END = "<!-- runs: begin -->", "<!-- runs: end -->"
 FAULT = "fault: "
 
 _HEAD = (
-    "| commit | nodes | seeds | commands | faults | leader changes | snapshots | simulated | processor | failed seeds |",
+    "| commit | nodes | seeds | commands | faults | leader changes | snapshots | simulated | processor | failed |",
     "|---|---|---|---|---|---|---|---|---|---|",
 )
 

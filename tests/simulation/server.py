@@ -60,6 +60,7 @@ class Tuning(msgspec.Struct, frozen=True):
     segment_bytes: int
     rewrite_bytes: int
     head_limit: int
+    in_flight_limit: int
     pack_limit_bytes: int
     raft: RaftConfig
     retry: RetryPolicy
@@ -121,7 +122,10 @@ class Server:
             rewrite_bytes=tuning.rewrite_bytes,
         )
         for raft_log in wal.logs:
-            world.promises.restarts(self.disk.number, raft_log.group, raft_log.term, raft_log.vote, raft_log.last_index)
+            # An entry of a term says the term as well.
+            term = max(raft_log.term, raft_log.last_term)
+            vote = raft_log.vote if term == raft_log.term else 0
+            world.promises.restarts(self.disk.number, raft_log.group, term, vote, raft_log.last_index)
         self.registry = Registry()
         self.audience = Audience()
         self.dispatcher = Dispatcher(
@@ -142,6 +146,7 @@ class Server:
             effects_sink=self.dispatcher.run,
             pack_limit_bytes=tuning.pack_limit_bytes,
             head_limit=tuning.head_limit,
+            in_flight_limit=tuning.in_flight_limit,
             forward=self.mesh.send_forward,
             on_break=self.gateway.break_all,
         )

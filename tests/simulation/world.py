@@ -94,7 +94,7 @@ def draw_options(rng: random.Random, nodes: int) -> Options:
         raft=raft,
         write_every_s=rng.choice((0.4, 0.7)),
         backend_every_s=rng.choice((0.15, 0.3)),
-        fault_every_s=rng.choice((0.8, 1.5, 2.5)),
+        fault_every_s=rng.choice((0.6, 1.0, 1.6)),
         episode_s=rng.choice((12.0, 20.0)),
         sync_s=rng.choice(((0.0005, 0.003), (0.001, 0.02), (0.005, 0.06))),
         delay_s=rng.choice(((0.0003, 0.001), (0.001, 0.005), (0.002, 0.03))),
@@ -171,7 +171,7 @@ class World:
         self.payloads: dict[tuple[str, bool, int], bytes] = {}
         for _ in range(FIRST_GROUPS):
             self.new_group()
-        if len({self.tunings[node].settings for node in self.ids}) > 1:
+        if len({self.tunings[node].settings.members_per_command for node in self.ids}) > 1:
             self.counts["fault: mixed configuration"] = 1
 
     def new_disk(self, node: int) -> Disk:
@@ -188,6 +188,7 @@ class World:
             segment_bytes=rng.choice((3_000, 12_000, 1 << 20)),
             rewrite_bytes=rng.choice((500, 20_000)),
             head_limit=rng.choice((0, 1, 4096)),
+            in_flight_limit=rng.choice((30, 20_000)),
             pack_limit_bytes=rng.choice((300, 256 * 1024)),
             raft=self.options.raft,
             retry=RetryPolicy(RETRY_MS, 5, 1_000),
@@ -432,7 +433,18 @@ class World:
     def begin(self) -> None:
         times.now = self.stamp
         for node in self.ids:
-            self.start(node)
+            self.scheduler.after(self.rng.choice((0.0, self.rng.uniform(0.0, 1.5))), self.start, node)
+        if self.rng.random() < 0.4:
+            # Somebody dies while the cluster forms, perhaps with what it has just decided.
+            node = self.rng.choice(self.ids)
+            self.scheduler.run(self.scheduler.now + self.rng.uniform(0.0, 1.5))
+            if self.rng.random() < 0.4 and node in self.servers:
+                self.lose_disk(node)
+                self.counts["fault: disk lost while forming"] += 1
+            else:
+                self.end(node, told=True, power_lost=True)
+                self.counts["fault: power loss while forming"] += 1
+            self.scheduler.after(self.rng.uniform(0.0, 0.5), self.start, node)
         self.run_until("every node serves at first", SERVE_BOUND_S, self.all_serve)
         for device in self.devices:
             device.start()
@@ -739,9 +751,9 @@ class ErrorCatcher(logging.Handler):
             return
         if self._world.counts["fault: clock jump"] and "the clock of node" in text:
             return
-        if self._world.counts["fault: disk lost"] + self._world.counts["fault: disk lost behind a cut"] and (
-            " tells disk " in text
-        ):
+        if self._world.counts["fault: disk lost while forming"] + self._world.counts[
+            "fault: disk lost"
+        ] + self._world.counts["fault: disk lost behind a cut"] and (" tells disk " in text):
             return
         self._world.violations.blame("faultless", f"{record.name}: {text}")
 

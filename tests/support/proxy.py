@@ -76,10 +76,16 @@ class Way:
         self.port = port
         self.refused = False
         self.connections: set[Connection] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
         self._forth = flows[dialer, listener]
         self._back = flows[listener, dialer]
 
-    async def accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    def accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.create_task(self._carry(reader, writer))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         if self.refused:
             writer.transport.abort()
             return

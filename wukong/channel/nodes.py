@@ -26,8 +26,9 @@ def put_node(state: State, command: PutNode) -> Reply:
     if old is None:
         if len(state.scan(b"N", after(b"N"), limit=MAX_NODES)) == MAX_NODES:
             return Reply(SYSTEM_ERROR)
-    elif old.leaving and old.disk == row.disk:
-        # It tells where it is as long as it lives, and must not take back its removal; with a new disk it comes anew.
+    elif old.leaving and row.disk:
+        # A node tells where it is as long as it lives, and must not take back its removal, with whatever disk. Who
+        # wants it back does not know its disk.
         row = msgspec.structs.replace(row, leaving=True)
     state.put(_key(command.node), encode(row))
     return Reply()

@@ -48,7 +48,8 @@ def _nothing() -> list[str]:
 class Controller:
     """Wire the links' events to `connected`, `disconnected`, `told`, `heard` (every message) and `received` (CONTROL).
 
-    own: this node's row of the table. clocks: hears the wall clocks of the others. close_some: see Health. pause: see
+    own: this node's row of the table. clocks: hears the wall clocks of the others; clock has
+    this machine's, as it is. close_some: see Health. pause: see
     Balance. differing: keys in which this node's file differs from the cluster's settings. snapshots: a line for each
     snapshot under way. members_changed: told the table of nodes when it is another one than before, for
     Links.set_peers."""
@@ -174,6 +175,9 @@ class Controller:
     def _look_at_table(self) -> None:
         table = self.membership.table()
         if table != self._table:
+            if self._clocks is not None:
+                for node in self._table.keys() - table.keys():
+                    self._clocks.forget(node)
             self._table = table
             self._members_changed(table)
 
@@ -184,8 +188,6 @@ class Controller:
 
     def disconnected(self, node: int) -> None:
         self.peers.disconnected(node)
-        if self._clocks is not None:
-            self._clocks.forget(node)
 
     def told(self, node: int, facts: Facts) -> None:
         """Its facts, of an authenticated node."""
@@ -234,7 +236,18 @@ class Controller:
         well = self.health.is_well and self._replica.is_live
         # To silent ones too: where no log is shared, this is all by which two nodes hear each other.
         for node in self.peers.connected_nodes():
-            self.control.send(node, "progress", commits=commits, well=well)
+            self.control.send(node, "progress", commits=commits, well=well, clock_ms=self._clock.now_ms())
+        self._look_at_clock()
+
+    def _look_at_clock(self) -> None:
+        ahead_ms = self._clocks.ahead_ms if self._clocks is not None else 0
+        if bool(ahead_ms) != self._clock_told:
+            self._clock_told = bool(ahead_ms)
+            if ahead_ms:
+                log.error(
+                    "the clock of this machine is %d s ahead of the other nodes'; it goes by theirs. Set it right",
+                    ahead_ms // 1000,
+                )
 
     def _progress(self, node: int, body: Body) -> None:
         now = self._clock.monotonic()

@@ -55,7 +55,8 @@ def plan(
 ) -> Step | None:
     """The next step of a group that this node leads, or None: nothing to do, or not now.
 
-    match: node -> last index it is known to hold. connected: who can be reached, this node too. A row with disk 0 is of
+    match: node -> last index it is known to hold. connected: members that can be reached with the disk they are members
+    with, this node too. A row with disk 0 is of
     a node that has not been here yet. A voter is taken out only if those who stay and are connected are a majority."""
     present = {member.node: member for member in members}
     voters = {member.node for member in members if member.voter}
@@ -233,12 +234,17 @@ class Membership:
     def _change_members(self, table: dict[int, NodeRow]) -> bool:
         """One step in every group that is led here. True: there was one to take."""
         groups, busy = self._groups, False
-        connected = self._peers.reachable()
+        reachable, facts = self._peers.reachable(), self._peers.facts
         target = tuple(Member(node, row.disk, True) for node, row in sorted(table.items()) if not row.leaving)
         for group in self._leads.led():
             members = groups.members(group)
             if members == target:
                 continue
+            connected = {
+                node
+                for node, disk, _ in members
+                if node in reachable and (node == self._node_id or (node in facts and facts[node].disk == disk))
+            }
             step = plan(
                 members,
                 table,

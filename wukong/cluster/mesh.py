@@ -77,14 +77,15 @@ class Mesh:
     def join(self, formation: Formation) -> None:
         """This node belongs to a cluster now."""
         self.forming = None
-        disks = dict(formation.members)
-        self.own = msgspec.structs.replace(
-            self.own,
-            cluster=formation.cluster,
-            members=formation.members,
-            join=disks.get(self.node_id) != self.own.disk,
-        )
+        self.own = msgspec.structs.replace(self.own, cluster=formation.cluster, members=formation.members)
         self._tell()
+
+    def ask_to_join(self, on: bool) -> None:
+        """Only a node whose disk never held anything of the cluster asks; one that was removed must not come back by
+        itself."""
+        if self.own.join != on:
+            self.own = msgspec.structs.replace(self.own, join=on)
+            self._tell()
 
     def serve(self, replica: Replica) -> None:
         """The log runs: hand it what comes."""

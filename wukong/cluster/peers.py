@@ -19,6 +19,7 @@ class Peers:
     def __init__(self, node_id: int, clock: Clock) -> None:
         self.node_id = node_id
         self._clock = clock
+        self._began = clock.monotonic()
         self._up: dict[int, float] = {}  # node -> since when our link to it is up
         self._down: dict[int, float] = {}  # node -> since when it is gone
         self._heard: dict[int, float] = {}
@@ -78,6 +79,5 @@ class Peers:
         return max(now - self._heard[node], now - self._down[node] if node in self._down else 0.0)
 
     def disk_silent_s(self, node: int, disk: int) -> float:
-        """How long ago this node was last heard while it told this disk; infinite if it never was."""
-        at = self._disk_heard.get((node, disk))
-        return math.inf if at is None else self._clock.monotonic() - at
+        """How long ago this node was last heard while it told this disk; since this object was made if it never was."""
+        return self._clock.monotonic() - self._disk_heard.get((node, disk), self._began)

@@ -109,6 +109,10 @@ class ClientGateway:
         """Close new sockets at once, unanswered; SDKs try another node, or come again."""
         self._hub.is_refusing = on
 
+    @property
+    def is_refusing(self) -> bool:
+        return self._hub.is_refusing
+
     def close_all(self) -> None:
         """Let go of every client at once, logins in progress too. What is queued does not leave: clients come again and
         pull it."""

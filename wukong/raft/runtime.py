@@ -20,7 +20,7 @@ from queue import SimpleQueue
 from typing import NamedTuple, Protocol
 
 from wukong.clock import Clock
-from wukong.errors import NotLeader, Unavailable
+from wukong.errors import Unavailable
 from wukong.raft.config import RaftConfig
 from wukong.raft.filter import Message
 from wukong.raft.log import Change, Member, Snapshot
@@ -57,6 +57,7 @@ _MIN_SLICE_BYTES = 4 << 10
 _MAX_SLICE_BYTES = 4 << 20
 _SLICE_ENTRY_COUNT = 4096
 _ENTRY_OVERHEAD_BYTES = 64
+_ASK_AGAIN_S = 0.02
 
 
 class Disk(Protocol):
@@ -417,11 +418,22 @@ class Runtime:
             self.wake()
         return future
 
+    def _ask_again(self, group: int, future: asyncio.Future[None]) -> None:
+        if future.done():
+            return
+        if not self._running:
+            future.set_exception(Unavailable("the log is not running"))
+            return
+        self._nodes[group].read_index(lambda index: self._wait_applied(group, index, future))
+        self._active.add(group)
+        self.wake()
+
     def _wait_applied(self, group: int, index: int | None, future: asyncio.Future[None]) -> None:
         if future.done():
             return
         if index is None:
-            future.set_exception(NotLeader(group, self._nodes[group].leader))
+            # No leader, or it is just changing: ask again until the caller's time is over.
+            self._loop.call_later(_ASK_AGAIN_S, self._ask_again, group, future)
         elif index <= self._applied[group]:
             future.set_result(None)
         elif len(self._waiters.get(group, ())) >= self._config.read_limit_count:
