@@ -195,7 +195,9 @@ class Server:
             known[cluster.seed.node_id] = f"{cluster.seed.host}:{cluster.seed.port}"
         links = None
         port = cluster.addr.port
-        own = Facts(directory.disk, join=True, api_url=cluster.api_url, version=__version__)
+        own = Facts(
+            directory.disk, self.config.wukong.slot_count, join=True, api_url=cluster.api_url, version=__version__
+        )
         self.clocks = Clocks(self.clock)
         self.mesh = Mesh(cluster.node_id, self.clock, own, known)
         if known or cluster.secret or cluster.addr.is_loopback:
@@ -220,7 +222,9 @@ class Server:
             directory.form(formation)
         elif formation is None:
             wanted = frozenset(node.node_id for node in cluster.init_nodes) if cluster.seed is None else frozenset()
-            forming = self.mesh.forming = Forming(cluster.node_id, directory.disk, wanted)
+            forming = self.mesh.forming = Forming(
+                cluster.node_id, directory.disk, self.config.wukong.slot_count, wanted
+            )
             heard = asyncio.Event()
             self.mesh.on_heard = heard.set
             while (formation := forming.decide(new_number())) is None:

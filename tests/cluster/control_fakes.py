@@ -53,6 +53,7 @@ class FakeGroups:
     def __init__(self, node_id: int, count: int, members: tuple[Member, ...], leader: int | None = None) -> None:
         self.node_id = node_id
         self.groups = [Group(members, leader or node_id) for _ in range(count)]
+        self.disk_hangs_s = 0.0
 
     def __getitem__(self, group: int) -> Group:
         return self.groups[group]
@@ -84,6 +85,9 @@ class FakeGroups:
 
     def applied_index(self, group: int) -> int:
         return self.groups[group].applied
+
+    def disk_busy_s(self) -> float:
+        return self.disk_hangs_s
 
     def heard_s(self, group: int) -> float:
         return self.groups[group].heard_s

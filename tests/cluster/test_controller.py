@@ -133,10 +133,6 @@ async def test_a_lagging_node_keeps_its_clients_when_the_others_lag_as_well() ->
         await world.run(0.2)
     await world.run(4)
     assert world.controller.health.serving, "what it said first is void"
-    world.controller.received(2, {"op": "progress", "commits": [], "well": True})
-    world.controller.disconnected(2)
-    await world.run(4)
-    assert world.controller.health.serving, "the one that is well cannot be reached"
 
 
 async def test_a_node_that_hears_no_leader_sheds_and_comes_back() -> None:
@@ -277,3 +273,24 @@ async def test_the_task_looks_at_once_and_ends_with_stop() -> None:
     assert world.tables
     await world.controller.stop()
     assert [task for task in asyncio.all_tasks() if task.get_name().startswith("cluster-")] == []
+
+
+async def test_a_node_whose_disk_hangs_sheds_though_it_hears_everybody() -> None:
+    world = World()
+    await world.run(1)
+    world.groups.disk_hangs_s = 60.0
+    await world.run(5)
+    assert world.controller.health.verdict.state == SHED
+    assert "disk" in world.controller.health.why_not()
+    world.groups.disk_hangs_s = 0.0
+    await world.run(5)
+    assert world.controller.health.serving
+
+
+async def test_a_node_that_hears_its_leader_and_cannot_speak_to_it_sheds() -> None:
+    world = World()
+    world.groups[1].leader = 2
+    await world.run(1)
+    world.controller.disconnected(2)
+    await world.run(5)
+    assert world.controller.health.verdict.state == SHED

@@ -69,12 +69,12 @@ def wire(facts: Facts) -> object:
     return msgspec.msgpack.decode(msgspec.msgpack.encode(msgspec.to_builtins(facts)))
 
 
-THEIRS = wire(Facts(12, 77, OURS.members, "127.0.0.1:2"))
+THEIRS = wire(Facts(12, 16, 77, OURS.members, "127.0.0.1:2"))
 
 
 def serving() -> tuple[Mesh, FakeLinks, FakeReplica]:
     mesh, links, replica = (
-        Mesh(1, StillClock(), Facts(11, addr="127.0.0.1:1"), {2: "127.0.0.1:2"}),
+        Mesh(1, StillClock(), Facts(11, 16, addr="127.0.0.1:1"), {2: "127.0.0.1:2"}),
         FakeLinks(),
         FakeReplica(),
     )
@@ -98,7 +98,7 @@ def test_a_node_is_connected_when_its_link_is_up_and_it_said_that_it_is_ours() -
 
 def test_nothing_but_facts_is_taken_from_a_node_that_is_not_ours() -> None:
     mesh, _, replica = serving()
-    for facts in (wire(Facts(12)), wire(Facts(12, 78, OURS.members))):
+    for facts in (wire(Facts(12, 16)), wire(Facts(12, 16, 78, OURS.members))):
         mesh.connected(2)
         mesh.facts(2, facts)
         for kind in (RAFT, FORWARD, SNAPSHOT, CONTROL):
@@ -111,12 +111,12 @@ def test_a_node_that_changes_to_another_cluster_is_disconnected() -> None:
     mesh, _, replica = serving()
     mesh.connected(2)
     mesh.facts(2, THEIRS)
-    mesh.facts(2, wire(Facts(12, 78, OURS.members)))
+    mesh.facts(2, wire(Facts(12, 16, 78, OURS.members)))
     assert replica.events[-1] == ("disconnected", 2)
 
 
 def test_what_was_heard_before_the_log_ran_counts_when_it_runs() -> None:
-    mesh, links, replica = Mesh(1, StillClock(), Facts(11), {2: "127.0.0.1:2"}), FakeLinks(), FakeReplica()
+    mesh, links, replica = Mesh(1, StillClock(), Facts(11, 16), {2: "127.0.0.1:2"}), FakeLinks(), FakeReplica()
     mesh.start(links)
     mesh.connected(2)
     mesh.facts(2, THEIRS)
@@ -145,22 +145,22 @@ def test_messages_go_to_the_part_they_are_for() -> None:
 
 def test_a_stranger_that_tells_its_address_is_dialed_back() -> None:
     mesh, links, _ = serving()
-    mesh.facts(9, wire(Facts(19, join=True, addr="127.0.0.1:9")))
+    mesh.facts(9, wire(Facts(19, 16, join=True, addr="127.0.0.1:9")))
     assert links.peers[9] == ("127.0.0.1", 9)
 
 
 def test_a_blank_node_learns_all_addresses_from_its_seed() -> None:
-    mesh, links = Mesh(4, StillClock(), Facts(14, join=True), {1: "127.0.0.1:1"}), FakeLinks()
+    mesh, links = Mesh(4, StillClock(), Facts(14, 16, join=True), {1: "127.0.0.1:1"}), FakeLinks()
     mesh.start(links)
-    mesh.forming = Forming(4, 14, frozenset())
+    mesh.forming = Forming(4, 14, 16, frozenset())
     nodes = {1: "x:1", 2: "127.0.0.1:2", 4: "127.0.0.1:4"}
-    mesh.facts(1, wire(Facts(11, 77, OURS.members, nodes=nodes)))
+    mesh.facts(1, wire(Facts(11, 16, 77, OURS.members, nodes=nodes)))
     assert links.peers == {1: ("127.0.0.1", 1), 2: ("127.0.0.1", 2)}
     assert mesh.forming.decide(1) == OURS
 
 
 def test_a_node_asks_to_join_until_it_is_told_to_stop() -> None:
-    mesh, links = Mesh(1, StillClock(), Facts(99, join=True), {}), FakeLinks()
+    mesh, links = Mesh(1, StillClock(), Facts(99, 16, join=True), {}), FakeLinks()
     mesh.start(links)
     mesh.join(OURS)
     assert links.told[-1]["join"] is True
@@ -200,3 +200,12 @@ def test_the_configuration_counts_more_than_the_table_and_a_removed_node_is_dial
 )
 def test_addresses(text: str, address: tuple[str, int] | None) -> None:
     assert split_address(text) == address
+
+
+def test_a_node_of_our_cluster_with_another_number_of_slots_is_not_heard() -> None:
+    mesh, _, replica = serving()
+    mesh.connected(2)
+    mesh.facts(2, wire(Facts(12, 64, 77, OURS.members)))
+    mesh.received(2, RAFT, 0, {})
+    assert replica.events == []
+    assert mesh.connected_nodes == set()

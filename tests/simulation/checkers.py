@@ -62,9 +62,12 @@ class LogMatching(Checker):
         super().__init__(violations)
         self.committed: dict[tuple[int, int], tuple[int, bytes]] = {}
         self.newest: dict[int, int] = {}
+        self.newest_in: dict[
+            int, dict[int, int]
+        ] = {}  # group -> term that its node was in -> newest applied first then
 
-    def applied(self, node: int, group: int, index: int, term: int, data: bytes) -> bool:
-        """True when nobody had applied it before."""
+    def applied(self, node: int, group: int, index: int, term: int, data: bytes, now_term: int = 0) -> bool:
+        """True when nobody had applied it before. now_term: of the node; it was committed in that term or before."""
         first = self.committed.setdefault((group, index), (term, data))
         if first != (term, data):
             self.blame(
@@ -73,6 +76,7 @@ class LogMatching(Checker):
         fresh = index > self.newest.get(group, 0)
         if fresh:
             self.newest[group] = index
+            self.newest_in.setdefault(group, {})[max(now_term, term)] = index
         return fresh
 
     def logs(self, group: int, logs: Mapping[int, Sequence[tuple[bytes, int, int]]]) -> None:
@@ -106,7 +110,9 @@ class LeaderCompleteness(Checker):
             self.blame(f"nodes {first} and {node} both lead group {group} in term {term}")
             return
         self.changes += 1
-        newest = self._matching.newest.get(group, 0)
+        # What was committed in terms before its own: it may hear late that it leads, when others lead already.
+        before = self._matching.newest_in.get(group, {})
+        newest = max((index for at, index in before.items() if at < term), default=0)
         if newest <= base:
             return
         expected = self._matching.committed[group, newest][0]

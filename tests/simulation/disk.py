@@ -127,7 +127,7 @@ class Disk:
             wal.close()
         if power_lost:
             self.store.lose(rng.randint(0, self.store.unflushed))
-            for path in sorted((self.directory / "wal").iterdir()):
+            for path in sorted(self.directory.glob("wal/*")):
                 self._forget(path)
 
     def _forget(self, path: Path) -> None:

@@ -26,6 +26,7 @@ class Faults:
         self.world = world
         self.rng = world.rng
         self.count = 0
+        self.until = 0.0  # the episode lasts until then at least
 
     def episode(self, world: "World") -> Iterator[float]:
         """Pauses between faults, in seconds."""
@@ -34,7 +35,7 @@ class Faults:
         yield rng.uniform(0.3, 1.0)
         kinds = [kind for kind, (_, applies) in self.KINDS.items() if applies(self)]
         weights = [self.KINDS[kind][0] for kind in kinds]
-        while world.scheduler.now < end:
+        while world.scheduler.now < max(end, self.until):
             kind = rng.choices(kinds, weights)[0]
             if getattr(self, kind.replace(" ", "_").replace("-", "_"))():
                 self.count += 1
@@ -89,37 +90,53 @@ class Faults:
     def _later(self, seconds: float, act: Callable[..., object], *args: object) -> None:
         self.world.scheduler.after(seconds, act, *args)
 
+    def _cut(self, source: int, target: int, seconds: float) -> None:
+        """Cut a direction for so long; not shorter because of another fault, nor mended by its end."""
+        network = self.world.network
+        if network.cut_direction(source, target):
+            self._later(seconds, self._mend, source, target, network.cut[source, target])
+
+    def _mend(self, source: int, target: int, since: float) -> None:
+        if self.world.network.cut.get((source, target)) == since:
+            self.world.network.mend(source, target)
+
+    def _cut_off(self, node: int, seconds: float, ways: str = "both") -> None:
+        for other in self.world.ids:
+            if other != node:
+                if ways != "in":
+                    self._cut(node, other, seconds)
+                if ways != "out":
+                    self._cut(other, node, seconds)
+
     # -- the network
 
     def cut_one_way(self) -> bool:
         a, b = self._pair()
-        self.world.network.cut_direction(a, b)
-        self._later(self.rng.choice((0.1, 0.8, 4.0)), self.world.network.mend, a, b)
+        self._cut(a, b, self.rng.choice((0.1, 0.8, 4.0)))
         return True
 
     def cut_both_ways(self) -> bool:
         a, b = self._pair()
         seconds = self.rng.choice((0.3, 1.5, 5.0))
-        for source, target in ((a, b), (b, a)):
-            self.world.network.cut_direction(source, target)
-            self._later(seconds, self.world.network.mend, source, target)
+        self._cut(a, b, seconds)
+        self._cut(b, a, seconds)
         return True
 
     def isolate(self) -> bool:
         """One node, often a leader, hears nobody, or is not heard, or both."""
+        alone = self.rng.choice(self.world.leaders_now() or self.world.ids)
+        self._cut_off(alone, self.rng.choice((1.0, 3.0, 7.0)), self.rng.choice(("in", "out", "both", "both")))
+        return True
+
+    def alone_for_long(self) -> bool:
+        """One node is cut off until it must have let go of its clients."""
         world = self.world
-        alone = self.rng.choice(world.leaders_now() or world.ids)
-        seconds = self.rng.choice((1.0, 3.0, 7.0, 14.0))
-        if seconds > DEAF_AFTER_S:
-            self._later(DEAF_AFTER_S + 1.0, self._nobody_is_deaf, alone, world.servers.get(alone))
-        ways = self.rng.choice(("in", "out", "both", "both"))
-        for other in world.ids:
-            if other == alone:
-                continue
-            directions = [(alone, other)] * (ways != "in") + [(other, alone)] * (ways != "out")
-            for source, target in directions:
-                world.network.cut_direction(source, target)
-                self._later(seconds, world.network.mend, source, target)
+        if world.scheduler.now < self.until:
+            return False
+        alone = self.rng.choice(world.ids)
+        self.until = world.scheduler.now + DEAF_AFTER_S + 3.0
+        self._cut_off(alone, DEAF_AFTER_S + 2.5)
+        self._later(DEAF_AFTER_S + 2.0, self._nobody_is_deaf, alone, world.servers.get(alone))
         return True
 
     def _nobody_is_deaf(self, node: int, server: "Server | None") -> None:
@@ -135,7 +152,7 @@ class Faults:
             or server.loop.held_since > world.scheduler.now - alone_s
         ):
             return
-        world.counts["alone for long"] += 1
+        world.counts["looked for the deaf"] += 1
         connected = [
             device.device_id for device in world.devices if device.seen is not None and device.seen.node == node
         ]
@@ -149,12 +166,7 @@ class Faults:
         if not followers:
             return False
         node = self.rng.choice(followers)
-        seconds = self.rng.uniform(1.5, 4.5)
-        for other in world.ids:
-            if other != node:
-                for source, target in ((other, node), (node, other)):
-                    world.network.cut_direction(source, target)
-                    self._later(seconds, world.network.mend, source, target)
+        self._cut_off(node, self.rng.uniform(1.5, 4.5))
         return True
 
     def reset_link(self) -> bool:
@@ -233,12 +245,7 @@ class Faults:
         node = self.rng.choice(followers)
         world.end(node, told=False, power_lost=True)
         world.start(node)
-        alone = self.rng.choice(leading)
-        for other in world.ids:
-            if other != alone:
-                for source, target in ((alone, other), (other, alone)):
-                    world.network.cut_direction(source, target)
-                    self._later(2.0, world.network.mend, source, target)
+        self._cut_off(self.rng.choice(leading), 2.0)
         return True
 
     def reboot_after_vote(self) -> bool:
@@ -367,21 +374,20 @@ class Faults:
         leader = leading[0]
         lagging, holder = self.rng.sample([node for node in world.ids if node != leader], 2)
         network = world.network
-        for source, target in ((leader, lagging), (lagging, leader), (holder, lagging), (lagging, holder)):
-            network.cut_direction(source, target)
-        behind_s = self.rng.uniform(0.3, 1.2)
+        behind_s, later_s = self.rng.uniform(0.3, 1.2), self.rng.uniform(1.0, 4.0)
+        self._cut(leader, lagging, behind_s + later_s)
+        self._cut(lagging, leader, behind_s + later_s)
+        self._cut(holder, lagging, behind_s)
+        self._cut(lagging, holder, behind_s)
 
         def turn() -> None:
-            if world.gate_closed or self.world.servers.get(holder) is None:
+            if world.gate_closed or world.servers.get(holder) is None:
                 return
             world.lose_disk(holder)
             network.quick.add(holder)
             world.start(holder)
-            for source, target in ((leader, holder), (holder, leader)):
-                network.cut_direction(source, target)
-            for source, target in ((holder, lagging), (lagging, holder)):
-                network.mend(source, target)
-            self._later(self.rng.uniform(1.0, 4.0), network.mend_all)
+            self._cut(leader, holder, later_s)
+            self._cut(holder, leader, later_s)
 
         self._later(behind_s, turn)
         return True
@@ -406,6 +412,7 @@ class Faults:
         "cut one way": (8, lambda f: len(f.world.ids) > 1),
         "cut both ways": (8, lambda f: len(f.world.ids) > 1),
         "isolate": (8, lambda f: len(f.world.ids) > 1),
+        "alone for long": (2, lambda f: len(f.world.ids) > 2),
         "lagging follower": (7, lambda f: len(f.world.ids) > 2),
         "reset link": (6, lambda f: len(f.world.ids) > 1),
         "flapping link": (4, lambda f: len(f.world.ids) > 1),

@@ -57,12 +57,15 @@ class Network:
 
     # -- faults
 
-    def cut_direction(self, source: int, target: int) -> None:
+    def cut_direction(self, source: int, target: int) -> bool:
+        """True: it was not cut before."""
+        fresh = (source, target) not in self.cut
         if (source, target) not in self.cut:
             self.cut[source, target] = self.scheduler.now
             for key in ((source, target), (target, source)):
                 if (connection := self.connections.get(key)) is not None:
                     connection.watch()
+        return fresh
 
     def mend(self, source: int, target: int) -> None:
         self.cut.pop((source, target), None)

@@ -18,6 +18,7 @@ from tests.simulation.loop import ProcessClock, ProcessLoop
 from tests.simulation.network import SimLinks
 from wukong.channel.commands import PutSettings, decode_entry
 from wukong.channel.state import Settings
+from wukong.cluster.clocks import Clocks
 from wukong.cluster.controller import Controller
 from wukong.cluster.formation import Facts, Forming
 from wukong.cluster.inbound import Inbound
@@ -89,7 +90,8 @@ class Server:
         )
         self.clock = ProcessClock(self.loop, world.wall_ms[node_id])
         known = {other: world.address(other) for other in world.named_nodes(node_id) if other != node_id}
-        own = Facts(disk.number, join=True, addr=world.address(node_id))
+        own = Facts(disk.number, world.options.slots, join=True, addr=world.address(node_id))
+        self.clocks = Clocks(self.clock)
         self.mesh = Mesh(node_id, self.clock, own, known)
         self.links = SimLinks(world.network, node_id, self.loop)
         self.links.handler = self.mesh
@@ -142,7 +144,7 @@ class Server:
             node_id=self.node_id,
             slot_count=slots,
             store=self.disk.store,
-            clock=self.clock,
+            clock=self.clocks,
             effects_sink=self.dispatcher.run,
             pack_limit_bytes=tuning.pack_limit_bytes,
             head_limit=tuning.head_limit,
@@ -200,6 +202,7 @@ class Server:
             clock=self.clock,
             rng=random.Random(self.rng.getrandbits(64)),
             options=world.options.control,
+            clocks=self.clocks,
             close_some=self.gateway.close_some,
             pause=runtime.hold,
             members_changed=self.learn,
@@ -230,6 +233,9 @@ class Server:
         return self.snapshots.pinned_index(slot)
 
     def learn(self, table: Any) -> None:
+        row = table.get(self.node_id)
+        if row is not None and row.disk == self.disk.number:
+            self.mesh.ask_to_join(False)
         self.mesh.learn({node: row.addr for node, row in table.items() if row.addr})
 
     async def belong(self) -> Formation:
@@ -237,7 +243,10 @@ class Server:
         formation = self.disk.formation
         if formation is None:
             forming = self.mesh.forming = Forming(
-                self.node_id, self.disk.number, frozenset(self.world.named_nodes(self.node_id))
+                self.node_id,
+                self.disk.number,
+                self.world.options.slots,
+                frozenset(self.world.named_nodes(self.node_id)),
             )
             heard = asyncio.Event()
             self.mesh.on_heard = heard.set
@@ -324,7 +333,8 @@ class Watched:
         for entry in entries:
             group, index, term, data = entry
             world.order.applied(node_id, group, index)
-            if world.matching.applied(node_id, group, index, term, data):
+            assert self._server.runtime is not None
+            if world.matching.applied(node_id, group, index, term, data, self._server.runtime.term(group)):
                 world.committed(self._server, group, index, term)
                 if data:
                     world.counts["commands"] += sum(len(pack.commands) for pack in decode_entry(data))
@@ -472,6 +482,7 @@ class SimGateway:
     def break_all(self, why: str) -> None:
         """Sessions here may have missed something."""
         self._server.world.counts["sessions broken off"] += len(self.by_number)
+        self._server.world.counts["snapshot closes clients" if "snapshot" in why else "fenced"] += 1
         self.close_all()
 
     def close_all(self) -> None:

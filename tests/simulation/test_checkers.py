@@ -71,6 +71,7 @@ def test_a_leader_without_a_committed_entry_is_found(found: Violations) -> None:
     leaders = checkers.LeaderCompleteness(found, matching)
     matching.applied(1, 0, 5, 2, b"x")
     leaders.leads(1, 0, 3, {5: 2}.get, 1)
+    leaders.leads(3, 0, 2, {4: 1}.get, 1)  # it was elected before
     assert found.rules == []
     leaders.leads(2, 0, 4, {4: 1}.get, 1)
     assert found.rules == ["leader completeness"]

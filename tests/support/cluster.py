@@ -96,6 +96,11 @@ class NodeProcess(ServerProcess):
             for each in self.ask("/cluster/status")["slots"]
         ]
 
+    def disk(self) -> str:
+        """The number of its data directory. Raises OSError."""
+        found: str = next(each["disk"] for each in self.ask("/cluster/status")["nodes"] if each["id"] == self.node_id)
+        return found
+
     def metrics(self) -> dict[str, float]:
         """Figures of GET /metrics; a figure with labels under its whole name. Raises OSError."""
         with urllib.request.urlopen(f"{self.http_url}/metrics", timeout=_ASK_TIMEOUT_S) as answer:
@@ -258,6 +263,20 @@ class ClusterProcesses:
                     return seen[0]
             time.sleep(_POLL_S)
         raise ServerFailed(f"no agreement on leaders within {timeout_s} s: {seen}")
+
+    def wait_taken_in(self, node: NodeProcess, old_disk: str, timeout_s: float = LEADERS_TIMEOUT_S * 3) -> None:
+        """Until a node that came back with another disk than the old one votes in every slot."""
+        deadline = time.monotonic() + timeout_s
+        slots: list[Any] = []
+        while time.monotonic() < deadline:
+            with contextlib.suppress(OSError):
+                slots = node.ask("/cluster/status")["slots"]
+                disks = [{each["disk"]: each["voter"] for each in slot["members"] if each["node"] == node.node_id}
+                         for slot in slots]  # fmt: skip
+                if all(each and old_disk not in each and all(each.values()) for each in disks):
+                    return
+            time.sleep(_POLL_S)
+        raise ServerFailed(f"node {node.node_id} does not vote everywhere within {timeout_s} s: {slots}")
 
     # -- log
 

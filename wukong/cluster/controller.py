@@ -210,10 +210,14 @@ class Controller:
         samples = []
         for slot in range(groups.group_count):
             commit = max(groups.commit_index(slot), self._commits.get(slot, 0))
-            has_leader = groups.leader(slot) is not None
+            leader = groups.leader(slot)
+            # A leader that is heard and cannot be spoken to gets none of this node's commands.
+            has_leader = leader is not None and self.peers.is_reachable(leader)
             samples.append(SlotSample(has_leader, groups.heard_s(slot), commit, groups.applied_index(slot)))
         before = self.health.verdict.state
-        verdict = self.health.feed(samples, other_is_well=any(self._well_s(node) for node in self._well))
+        verdict = self.health.feed(
+            samples, other_is_well=any(map(self._says_well, self._well)), disk_busy_s=groups.disk_busy_s()
+        )
         if verdict.state != before:
             level = logging.INFO if verdict.state == OK else logging.WARNING
             log.log(level, "%s: %s", verdict.state, verdict.reason or "this node serves clients")
@@ -222,9 +226,14 @@ class Controller:
         """How long a node has said without a break that it is well."""
         if node == self.node_id:
             return math.inf if self.health.serving else 0.0
-        since, last = self._well.get(node, (0.0, -math.inf))
-        now = self._clock.monotonic()
-        return now - since if now - last <= _WELL_HOLDS_S and self.peers.is_reachable(node) else 0.0
+        if not self._says_well(node) or not self.peers.is_reachable(node):
+            return 0.0
+        return self._clock.monotonic() - self._well[node][0]
+
+    def _says_well(self, node: int) -> bool:
+        """It said so lately; whether this node can speak to it does not matter to clients."""
+        _, last = self._well.get(node, (0.0, -math.inf))
+        return self._clock.monotonic() - last <= _WELL_HOLDS_S
 
     def _tell_progress(self) -> None:
         """How far the log is, so that a node which gets nothing of it knows what it lacks."""

@@ -25,11 +25,13 @@ _MARKS_LIMIT_COUNT = 64
 
 class HealthOptions(msgspec.Struct, frozen=True, kw_only=True):
     """silent_s: a slot whose leader, or as its leader whose majority, was not heard for so long counts as lost.
+    disk_hangs_s: a disk that has not finished a write of the log for so long counts as lost, with every slot.
     behind_s: a slot that has not applied what was known as committed so long ago counts as lagging.
     bad_s, well_s: how long it lasts until clients are shed, until they are taken again.
     close_per_second: sessions closed while shedding. jitter_s: until the first is closed, drawn from 0 to this."""
 
     silent_s: float = 1.5
+    disk_hangs_s: float = 2.0
     behind_s: float = 3.0
     bad_s: float = 3.0
     well_s: float = 2.0
@@ -87,12 +89,14 @@ class Health:
         """For /health: empty while this node serves clients."""
         return "" if self.serving else self.verdict.reason
 
-    def feed(self, slots: Sequence[SlotSample], *, other_is_well: bool) -> Verdict:
-        """other_is_well: another node is connected and says that it is well."""
+    def feed(self, slots: Sequence[SlotSample], *, other_is_well: bool, disk_busy_s: float = 0.0) -> Verdict:
+        """other_is_well: another node says that it is well. disk_busy_s: since when the log's disk has not answered."""
         now = self._clock.monotonic()
         passed_s = 0.0 if self._seen_at is None else min(now - self._seen_at, _LONGEST_STEP_S)
         self._seen_at = now
         lost = self._lost(slots)
+        if disk_busy_s > self._options.disk_hangs_s:
+            lost = f"the disk has not answered for {disk_busy_s:.0f} s"
         lagging = self._lagging(slots, now)
         self.is_well = not lost and not lagging
         self._decide(lost or (lagging if other_is_well else ""), lost or lagging, passed_s)

@@ -91,7 +91,7 @@ class Mesh:
         """The log runs: hand it what comes."""
         self._replica = replica
         for node, facts in self.facts_of.items():
-            if facts.cluster == self.own.cluster:
+            if self._is_ours(facts):
                 self._ours.add(node)
                 replica.facts(node, facts)
         for node in list(self._up):
@@ -173,7 +173,11 @@ class Mesh:
             self._addresses = {**read.nodes, **self._addresses} if read.cluster else self._addresses
             self._addresses.pop(self.node_id, None)
             self._dial()
-        if self.own.cluster and read.cluster == self.own.cluster:
+        if read.cluster == self.own.cluster and read.slots != self.own.slots:
+            log.error(
+                "node %d has %d slots, this cluster %d; nothing it sends is taken", node, read.slots, self.own.slots
+            )
+        if self._is_ours(read):
             self._ours.add(node)
             if self._replica is not None:
                 self._replica.facts(node, read)
@@ -197,6 +201,10 @@ class Mesh:
             replica.control(node, body)
 
     # -- within
+
+    def _is_ours(self, facts: Facts) -> bool:
+        # Channels are spread over slots: with another number of them nothing would be found.
+        return bool(facts.cluster) and (facts.cluster, facts.slots) == (self.own.cluster, self.own.slots)
 
     def _look(self, node: int) -> None:
         """A node is connected, or is not any more."""

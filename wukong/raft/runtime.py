@@ -167,6 +167,7 @@ class Runtime:
         self._unsynced: dict[int, int] = {}  # group -> seq of records appended to the log and not given to the disk
         self._syncing: dict[int, int] = {}  # the same for what the disk is busy with
         self._disk_busy = False
+        self._disk_since = 0.0
         self._queue: deque[Committed] = deque()
         self._queue_bytes = 0
         self._slice_bytes = _FIRST_SLICE_BYTES
@@ -352,6 +353,10 @@ class Runtime:
     def heard_s(self, group: int) -> float:
         """Seconds since this node heard the group's leader or, leading it, a majority."""
         return self._clock.monotonic() - self._nodes[group].heard_at()
+
+    def disk_busy_s(self) -> float:
+        """Seconds since the disk was given what it is writing now; 0 if it is idle."""
+        return self._clock.monotonic() - self._disk_since if self._disk_busy else 0.0
 
     def backlog_bytes(self) -> int:
         """Committed and not applied."""
@@ -634,6 +639,7 @@ class Runtime:
             batch = self._wal.take()
             if batch is not None:
                 self._disk_busy = True
+                self._disk_since = self._clock.monotonic()
                 self._syncing, self._unsynced = self._unsynced, {}
                 self._disk.submit(batch)
 
