@@ -48,6 +48,7 @@ class Tally:
 
 class Load:
     """people: uids that are members of every room and send; floaters: uids that come and go, and only listen.
+    lurkers: one on each node, fresh in every cycle, who listen and do not come back when they lose their connection.
     lasting: a room of all cycles."""
 
     def __init__(
@@ -60,6 +61,7 @@ class Load:
         self.rooms: list[RoomRecord] = []
         self.people = [Person(self, f"p{number}", number) for number in range(people)]
         self.floaters = [Person(self, f"f{number}", number + 1) for number in range(floaters)]
+        self.lurkers: list[Person] = []
         self.is_over = asyncio.Event()
         self.lasting = RoomRecord("lasting")
         self._room_count = rooms
@@ -70,7 +72,13 @@ class Load:
 
     @property
     def everybody(self) -> list["Person"]:
+        """Who has to be connected in the end."""
         return [*self.people, *self.floaters]
+
+    @property
+    def present(self) -> list["Person"]:
+        """Who is connected, or has to be."""
+        return [*self.everybody, *(lurker for lurker in self.lurkers if lurker.client is not None)]
 
     @contextlib.asynccontextmanager
     async def connected(self) -> AsyncIterator[None]:
@@ -88,7 +96,7 @@ class Load:
                 for task in (*self._keepers, *self._tasks):
                     task.cancel()
                 await asyncio.gather(*self._keepers, *self._tasks, return_exceptions=True)
-                for person in self.everybody:
+                for person in self.present:
                     if person.client is not None:
                         person.client.abort()
 
@@ -110,7 +118,13 @@ class Load:
         self.tally.longest_s = 0.0
         for person in self.everybody:
             person.begin_journal()
-        members = [BACK_END, *(person.uid for person in self.people)]
+        for lurker in self.lurkers:
+            if lurker.client is not None:
+                await lurker.client.close()
+        self.lurkers = [Person(self, f"l{cycle}-{node.node_id}", node.node_id) for node in self.cluster]
+        for lurker, node in zip(self.lurkers, self.cluster, strict=True):
+            await lurker.log_in_once(node)
+        members = [BACK_END, *(person.uid for person in (*self.people, *self.lurkers))]
         self.rooms = [self.journal.room(f"r{cycle}-{number}") for number in range(self._room_count)]
         for room in self.rooms:
             with room.history.adding(members):
@@ -161,7 +175,7 @@ class Load:
     async def _keep_changing(self, room: RoomRecord) -> None:
         """A change, and right behind its Ok a message through another node."""
         uids = [person.uid for person in self.floaters]
-        fixed = [BACK_END, *(person.uid for person in self.people)]
+        fixed = [BACK_END, *(person.uid for person in (*self.people, *self.lurkers))]
         while not self.is_over.is_set():
             some = self.rng.sample(uids, self.rng.randint(1, 2))
             draw = self.rng.random()
@@ -256,6 +270,7 @@ class Person:
         self.stay: Stay | None = None
         self.is_home = asyncio.Event()
         self._next = start
+        self._leaving: asyncio.Task[bool] | None = None
 
     def begin_journal(self) -> None:
         """The connection goes on in the next journal; what it got before does not count there."""
@@ -272,28 +287,43 @@ class Person:
             self._left()
             await asyncio.sleep(PAUSE_BETWEEN_LOGINS_S)
 
+    async def log_in_once(self, node: NodeProcess) -> None:
+        """For lurkers. Nodes must be well."""
+        for _ in range(50):
+            if await self._try(node):
+                assert self.client is not None
+                leaving = asyncio.create_task(self.client.closed.wait())
+                leaving.add_done_callback(lambda task: None if task.cancelled() else self._left())
+                self._leaving = leaving
+                return
+            await asyncio.sleep(PAUSE_BETWEEN_LOGINS_S)
+        raise AssertionError(f"node {node.node_id} is well and takes no clients\n{node.log_tail()}")
+
     async def _log_in(self) -> None:
         while True:
             self._next += 1
-            node = self.load.cluster[self._next % len(self.load.cluster.nodes) + 1]
-            client = Client(self.uid, self.kind, device_id=f"device-{self.uid}")
-            port = node.tcp_port if self.kind is Kind.TCP else node.ws_port
-            try:
-                async with asyncio.timeout(LOGIN_TIMEOUT_S):
-                    await client.open("127.0.0.1", port, self.load.http)
-            except (*NO_ANSWER, LoginRefused, Unanswered, OSError) as error:
-                client.abort()
-                self.load.tally.counts["logins in vain"] += 1
-                if isinstance(error, LoginRefused):
-                    self.load.tally.counts[f"logins refused with {error.reason}"] += 1
-                await asyncio.sleep(PAUSE_BETWEEN_LOGINS_S)
-                continue
-            self.client = client
-            self.stay = Stay(self.uid, node.node_id, now(), client.received)
-            self.load.journal.stays.append(self.stay)
-            self.load.tally.counts["logins"] += 1
-            self.is_home.set()
-            return
+            if await self._try(self.load.cluster[self._next % len(self.load.cluster.nodes) + 1]):
+                return
+            await asyncio.sleep(PAUSE_BETWEEN_LOGINS_S)
+
+    async def _try(self, node: NodeProcess) -> bool:
+        client = Client(self.uid, self.kind, device_id=f"device-{self.uid}")
+        port = node.tcp_port if self.kind is Kind.TCP else node.ws_port
+        try:
+            async with asyncio.timeout(LOGIN_TIMEOUT_S):
+                await client.open("127.0.0.1", port, self.load.http)
+        except (*NO_ANSWER, LoginRefused, Unanswered, OSError) as error:
+            client.abort()
+            self.load.tally.counts["logins in vain"] += 1
+            if isinstance(error, LoginRefused):
+                self.load.tally.counts[f"logins refused with {error.reason}"] += 1
+            return False
+        self.client = client
+        self.stay = Stay(self.uid, node.node_id, now(), client.received)
+        self.load.journal.stays.append(self.stay)
+        self.load.tally.counts["logins"] += 1
+        self.is_home.set()
+        return True
 
     def _left(self) -> None:
         client, self.client, self.stay = self.client, None, None

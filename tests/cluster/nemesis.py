@@ -92,7 +92,7 @@ class Nemesis:
             found += await self._judge(number)
         found += self.load.tally.faults
         self.load.tally.faults = []
-        for person in self.load.everybody:
+        for person in self.load.present:
             if person.client is not None and person.client.faults:
                 found += [f"{person.uid} ({person.kind}): {fault}" for fault in person.client.faults]
                 person.client.faults = []
@@ -127,7 +127,8 @@ class Nemesis:
                 while True:
                     for person in self.load.everybody:
                         await person.is_home.wait()
-                    clients = [person.client for person in self.load.everybody if person.client is not None]
+                    present = [person for person in self.load.present if person.client is not None]
+                    clients = [person.client for person in present if person.client is not None]
                     sent = time.monotonic()
                     try:
                         for node in self.cluster:
@@ -139,7 +140,7 @@ class Nemesis:
                     break
         except TimeoutError:
             return self._who_is_stuck()
-        for person, client in zip(self.load.everybody, clients, strict=True):
+        for person, client in zip(present, clients, strict=True):
             if person.client is client and person.stay is not None:
                 person.stay.complete_until = sent
         return []
@@ -158,13 +159,13 @@ class Nemesis:
         health = {node.node_id: node.why_unhealthy() or "well" for node in self.cluster}
         return [
             f"STUCK: a message to everybody did not arrive within {PROBE_TIMEOUT_S} s; nodes: {health}; "
-            + "; ".join(f"{person.uid} ({person.kind}): {told(person)}" for person in self.load.everybody)
+            + "; ".join(f"{person.uid} ({person.kind}): {told(person)}" for person in self.load.present)
         ]
 
     async def _look_for_ghosts(self) -> list[str]:
         """Every node lists exactly those who are connected."""
         deadline = time.monotonic() + GHOST_TIMEOUT_S
-        uids = [person.uid for person in self.load.everybody]
+        uids = [person.uid for person in (*self.load.everybody, *self.load.lurkers)]
         while True:
             found: list[str] = []
             for node in self.cluster:
@@ -173,7 +174,7 @@ class Nemesis:
                 except (*NO_ANSWER, ApiError) as error:
                     found.append(f"node {node.node_id} does not say who is online: {error!r}")
                     continue
-                connected = {person.uid: 1 for person in self.load.everybody if person.client is not None}
+                connected = {person.uid: 1 for person in self.load.present if person.client is not None}
                 found += [f"GHOST: {fault}" for fault in ghosts(node.node_id, listed, connected)]
             if not found or time.monotonic() > deadline:
                 return found

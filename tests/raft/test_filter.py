@@ -6,11 +6,12 @@ import pytest
 
 from tests.raft.hand_cluster import voters
 from wukong.raft.filter import Message, MessageFilter
-from wukong.raft.log import GroupLog
+from wukong.raft.log import GroupLog, Member
 from wukong.raft.reads import ReadRounds
 
 
 class StubCore:
+    disk = 0
     """Stands still; `delivered` is what the filter let through."""
 
     def __init__(self, *, term: int = 3, leader: bool = False, last: int = 8) -> None:
@@ -312,7 +313,8 @@ def test_a_pre_vote_is_granted_like_a_vote_but_never_while_a_leader_is_heard(
         bench.hears(2, **append(8, 2))
         bench.sent.clear()
     bench.hears(3, type="pre_vote", term=term, last_log_term=last[0], last_log_index=last[1])
-    assert bench.sent == [(3, {"type": "pre_vote_answer", "asked_term": term, "granted": granted, "term": 3})]
+    (told,) = bench.sent
+    assert told == (3, {"type": "pre_vote_answer", "asked_term": term, "granted": granted, "term": 3, "disk": 0})
 
 
 def test_an_election_needs_a_majority_of_pre_votes_of_this_term_and_question() -> None:
@@ -379,6 +381,7 @@ def test_a_node_whose_disk_the_log_does_not_name_gives_neither_pre_vote_nor_vote
 def test_answers_of_a_learner_move_its_own_position_and_do_not_reach_the_core() -> None:
     bench = Bench(leader=True)
     bench.core.learners = {4: None}
+    bench.core.log.set_members((*voters(1, 2, 3), Member(4, 0, False)))
     bench.hears(4, **answer(7))
     bench.hears(4, **answer(3, success=False, reset=True))
     bench.hears(4, **answer(3, success=False, reset=True))  # of the probe before
@@ -437,3 +440,27 @@ def test_who_asks_again_lets_others_go_first() -> None:
     bench.filter.may_campaign()  # the first question was not answered: it may reach too few
     bench.hears(2, **pre_vote())
     assert bench.sent[-1][1]["granted"]
+
+
+def test_answers_with_another_disk_than_the_members_are_those_of_a_stranger() -> None:
+    for kind in ("next_node_idx", "response_vote", "pre_vote_answer", "read_round_answer"):
+        bench = Bench(leader=True)
+        bench.hears(2, **{**answer(7), "type": kind, "asked_term": 3, "granted": True, "id": 1, "disk": 99})
+        assert (bench.core.windows, bench.reached) == ([], []), kind
+
+
+def test_that_something_is_committed_is_not_answered() -> None:
+    bench = Bench()
+    bench.hears(2, **append(8, 2), quiet=True)
+    assert bench.sent == []
+    bench.hears(2, **append(8, 2))
+    assert len(bench.sent) == 1
+
+
+def test_a_heartbeat_that_announces_a_snapshot_is_answered_with_what_is_committed_here() -> None:
+    bench = Bench()
+    message = append(8, 2)
+    del message["prevLogIdx"]
+    bench.hears(2, **message)
+    _, told = bench.sent[-1]
+    assert (told["success"], told["next_node_idx"]) == (True, bench.core.commit_index + 1)

@@ -1,7 +1,7 @@
 """Faults planted into the product, one at a time, to see that the judges notice: the judge is judged.
 
 Each is a mistake somebody could make, or one that was made in the server whose place this one takes. `planted(name)`
-puts it in for a while; `SEEDS` says with which seeds it is known to be found.
+puts it in for a while; `HUNT` says with which seeds it is looked for, one after the other.
 """
 
 import asyncio
@@ -464,6 +464,10 @@ BUGS: dict[str, Callable[[Put], None]] = {
         health_unheeded,
     )
 }
+
+
+# (seed, nodes). Most bugs are found by the first; a change in the server makes other runs of all of them.
+HUNT = ((6, 3), (10, 3), (9, 3), (21, 3), (23, 3), (25, 3), (7, 3), (2, 5))
 
 
 @contextlib.contextmanager

@@ -3,6 +3,7 @@ hold.
 
     python -m tests.simulation.cluster_sim --seed 7 --nodes 3 [--bug NAME] [--verbose]
     python -m tests.simulation.cluster_sim --first 1 --count 100 --nodes 3 --record
+    python -m tests.simulation.cluster_sim --score
 
 A seed goes on, episode after episode, until it has done enough commands, faults and changes of leadership to count.
 `--record` adds what was run to docs/proof.md.
@@ -18,7 +19,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from tests.scenarios import judge as times
-from tests.simulation.bugs import planted
+from tests.simulation.bugs import BUGS, HUNT, planted
 from tests.simulation.checkers import Violation
 from tests.simulation.faults import Faults
 from tests.simulation.world import ErrorCatcher, World
@@ -109,6 +110,28 @@ def run_seed(
             gc.enable()
 
 
+def hunt(bug: str) -> tuple[Result, int]:
+    """Plant a bug and look for it: the result of the last seed that was tried, and how many were."""
+    for tries, (seed, nodes) in enumerate(HUNT, start=1):
+        with planted(bug):
+            result = run_seed(seed, nodes)
+        if result.violations:
+            break
+    return result, tries
+
+
+def score(bugs: Sequence[str]) -> dict[str, tuple[Result, int]]:
+    """Hunts for all of them, and says how it went."""
+    found = {}
+    for bug in bugs:
+        result, tries = found[bug] = hunt(bug)
+        gc.collect()
+        how = f"seed {result.seed}, {result.nodes} nodes: {', '.join(result.rules)}" if result.violations else "MISSED"
+        print(f"{bug:26} {how} ({tries} tried)", flush=True)
+    print(f"{sum(bool(result.violations) for result, _ in found.values())} of {len(found)} bugs found", flush=True)
+    return found
+
+
 def replay_command(result: Result, bug: str = "") -> str:
     return f"python -m tests.simulation.cluster_sim --seed {result.seed} --nodes {result.nodes}" + (
         f" --bug {bug}" if bug else ""
@@ -136,6 +159,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--count", type=int, default=1)
     parser.add_argument("--nodes", type=int, default=3)
     parser.add_argument("--bug", default="", help="with one of the faults of bugs.py in the product")
+    parser.add_argument("--score", action="store_true", help="plant every bug and look for it")
     parser.add_argument("--record", action="store_true", help="add the run to docs/proof.md")
     parser.add_argument("--verbose", action="store_true")
     chosen = parser.parse_args(arguments)
@@ -144,6 +168,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if chosen.verbose:
         logging.basicConfig(level=logging.INFO, stream=sys.stdout)
         on_trace = print
+    if chosen.score:
+        found = score([chosen.bug] if chosen.bug else list(BUGS))
+        if chosen.record:
+            from tests.simulation import record
+
+            record.record_score({bug: (BUGS[bug].__doc__ or "", result.rules) for bug, (result, _) in found.items()})
+        return 0 if all(result.violations for result, _ in found.values()) else 1
     failed = 0
     total: Counter[str] = Counter()
     commit = ""

@@ -135,6 +135,9 @@ class Faults:
             return False
         alone = self.rng.choice(world.ids)
         self.until = world.scheduler.now + DEAF_AFTER_S + 3.0
+        for other in world.ids:
+            world.network.mend(alone, other)
+            world.network.mend(other, alone)
         self._cut_off(alone, DEAF_AFTER_S + 2.5)
         self._later(DEAF_AFTER_S + 2.0, self._nobody_is_deaf, alone, world.servers.get(alone))
         return True
@@ -338,6 +341,8 @@ class Faults:
     def member_removed(self) -> bool:
         """A voter goes out of a slot; the cluster's control takes it in again, as a learner first."""
         world = self.world
+        if not world.members_complete():
+            return False  # with a lost disk among those who stay, nobody could ever bring a majority together
         for node in world.leaders_now():
             server = world.servers[node]
             assert server.runtime is not None
@@ -381,7 +386,7 @@ class Faults:
         self._cut(lagging, holder, behind_s)
 
         def turn() -> None:
-            if world.gate_closed or world.servers.get(holder) is None:
+            if world.gate_closed or not world.members_complete():
                 return
             world.lose_disk(holder)
             network.quick.add(holder)

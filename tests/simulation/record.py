@@ -6,7 +6,7 @@ A seed counts once for a commit; a run that was broken off goes on where it stop
 
 import subprocess
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,6 +15,7 @@ from tests.simulation.cluster_sim import Result
 ROOT = Path(__file__).parents[2]
 PROOF = ROOT / "docs/proof.md"
 BEGIN, END = "<!-- runs: begin -->", "<!-- runs: end -->"
+BUGS_BEGIN, BUGS_END = "<!-- bugs: begin -->", "<!-- bugs: end -->"
 FAULT = "fault: "
 
 _HEAD = (
@@ -119,6 +120,19 @@ class Proof:
         kinds = [f"| {kind} | {count:,} |" for kind, count in sorted(self.kinds.items())]
         tables = "\n".join([*_HEAD, *rows, "", "| fault | times |", "|---|---|", *kinds])
         return f"{self._head}{BEGIN}\n{tables}\n{END}{self._tail}"
+
+
+def record_score(found: Mapping[str, tuple[str, Sequence[str]]], path: Path = PROOF) -> None:
+    """bug -> (what it does, rules that found it). Replaces the last score."""
+    head, begin, rest = path.read_text().partition(BUGS_BEGIN)
+    _, _, tail = rest.partition(BUGS_END)
+    assert begin, f"{path} has no place for it"
+    rows = [
+        f"| {bug} | {' '.join(what.split())} | {', '.join(rules) or 'MISSED'} |" for bug, (what, rules) in found.items()
+    ]
+    caught = sum(bool(rules) for _, rules in found.values())
+    table = "\n".join([f"{caught} of {len(found)}.", "", "| bug | what it does | found by |", "|---|---|---|", *rows])
+    path.write_text(f"{head}{BUGS_BEGIN}\n{table}\n{BUGS_END}{tail}")
 
 
 def _seconds(cell: str) -> float:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from tests.simulation.checkers import Violation
 from tests.simulation.cluster_sim import Result
-from tests.simulation.record import Proof, read_ranges, record, recorded, show_ranges
+from tests.simulation.record import Proof, read_ranges, record, record_score, recorded, show_ranges
 
 
 def ran(seed: int, *, failed: bool = False) -> Result:
@@ -33,3 +33,12 @@ def test_runs_add_up_and_the_words_around_them_stay(tmp_path: Path) -> None:
     assert recorded("abc", 3, path) == {1, 2, 3, 9}
     assert recorded("abc", 5, path) == frozenset()
     assert Proof(text).render() == text
+
+
+def test_the_score_of_the_bugs_takes_the_place_of_the_last_one(tmp_path: Path) -> None:
+    path = tmp_path / "proof.md"
+    path.write_text("# Proof\n\n<!-- bugs: begin -->\nold\n<!-- bugs: end -->\n\nThe end.\n")
+    record_score({"one": ("Does\n    harm.", ["R0", "order"]), "two": ("More.", [])}, path)
+    text = path.read_text()
+    assert "1 of 2." in text and "| one | Does harm. | R0, order |" in text and "| two | More. | MISSED |" in text
+    assert "old" not in text and text.endswith("<!-- bugs: end -->\n\nThe end.\n")

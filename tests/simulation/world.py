@@ -740,6 +740,13 @@ class World:
         shutil.rmtree(self.directory, ignore_errors=True)
 
 
+# What the product says in its log of a fault that is none of its own.
+EXPLAINED = (
+    ("the clock of ", "clock jump"),
+    ("the disk has not answered", "slow disk"),
+)
+
+
 class ErrorCatcher(logging.Handler):
     """Whatever the product logs as an error is a violation, unless a fault explains it."""
 
@@ -749,13 +756,14 @@ class ErrorCatcher(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         text = record.getMessage()
-        if self._world.excused and "log failed" in text:
+        world = self._world
+        if world.excused and "log failed" in text:
             return
-        if self._world.counts["fault: clock jump"] and "the clock of node" in text:
+        if any(words in text and world.counts[f"fault: {kind}"] for words, kind in EXPLAINED):
             return
-        if self._world.disks_lost and " tells disk " in text:
+        if world.disks_lost and " tells disk " in text:
             return
-        self._world.violations.blame("faultless", f"{record.name}: {text}")
+        world.violations.blame("faultless", f"{record.name}: {text}")
 
 
 def _fast_directory() -> str | None:

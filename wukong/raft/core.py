@@ -41,9 +41,10 @@ PRIVATE_NAMES = {
         "raftCommitIndex",
         "raftElectionDeadline",
         "newAppendEntriesTime",
+        "raftLeader",
     ),
     "read": ("raftState", "raftCurrentTerm", "lastResponseTime", "transferInProgress", "transport"),
-    "call": ("doChangeCluster",),
+    "call": ("doChangeCluster", "setState"),
 }
 
 Message = dict[str, Any]
@@ -178,6 +179,8 @@ class RaftGroup(SyncObj):  # type: ignore[misc]
         self.committed: list[Entry] = []
         self._rng = rng
         self._windows: dict[int, _Window] = {}
+        self.hindered = False
+        """It cannot lead: its disk hangs."""
         self._transfer: _Transfer | None = None
         self._alone = log.voters() == (node_id,)
         _Time.now = now
@@ -347,6 +350,11 @@ class RaftGroup(SyncObj):  # type: ignore[misc]
             self.transferLeadership(self.peers[node], lambda _, error: outcome.append(error))
             transfer.asked = outcome == [0]
 
+    def resign(self) -> None:
+        """Lead no longer, as the core does when it hears no majority."""
+        self._SyncObj__setState(syncobj._RAFT_STATE.FOLLOWER)
+        self._SyncObj__raftLeader = None
+
     def hasten_election(self, after_s: float, now: float) -> None:
         """Ask for an election after so long, unless a leader is heard before or it was to be earlier anyway."""
         self._SyncObj__raftElectionDeadline = min(self._SyncObj__raftElectionDeadline, now + after_s)
@@ -466,10 +474,11 @@ class RaftGroup(SyncObj):  # type: ignore[misc]
             else:
                 self._SyncObj__raftNextIndex[self.peers[node]] = index
         elif heartbeat or commit > window.sent_commit:
-            self._send_entries(node, index, [], commit)
+            # That something is committed needs no answer: what is has been answered for.
+            self._send_entries(node, index, [], commit, quiet=not heartbeat)
         window.sent_commit = commit
 
-    def _send_entries(self, node: int, index: int, entries: list[Entry], commit: int) -> None:
+    def _send_entries(self, node: int, index: int, entries: list[Entry], commit: int, *, quiet: bool = False) -> None:
         message = {
             "type": "append_entries",
             "term": self.term,
@@ -478,6 +487,8 @@ class RaftGroup(SyncObj):  # type: ignore[misc]
             "prevLogIdx": index - 1,
             "prevLogTerm": self.log.term_at(index - 1),
         }
+        if quiet:
+            message["quiet"] = True
         self.on_send(node, message)
 
     def _state_changed(self, old: int, new: int) -> None:
@@ -497,7 +508,7 @@ class RaftGroup(SyncObj):  # type: ignore[misc]
 
     def _SyncObj__connectedToAnyone(self) -> bool:
         # Asked exactly when the election deadline has passed; the answer decides about the election.
-        if not self.may_campaign_itself:
+        if self.hindered or not self.may_campaign_itself:
             return False
         return not self.peers or self._SyncObj__transferInProgress or self.may_campaign()
 

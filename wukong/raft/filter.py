@@ -30,6 +30,7 @@ class Core(Protocol):
     """The part of `core.RaftGroup` the filter works with."""
 
     node_id: int
+    disk: int
     log: GroupLog
 
     @property
@@ -125,6 +126,9 @@ class MessageFilter:
         elif kind == "next_node_idx":
             message["term"] = self._core.term
             message["rid"] = self._answering_probe
+            message["disk"] = self._core.disk
+        elif kind == "response_vote":
+            message["disk"] = self._core.disk
         elif kind == "request_vote":
             self._votes.clear()
             self._probe.clear()
@@ -189,11 +193,7 @@ class MessageFilter:
         if type(kind) is not str or kind not in self._handlers:
             self.malformed_count += 1
             return
-        if (
-            kind in _ANSWERS
-            and node not in self._core.peers
-            and not (kind == "next_node_idx" and node in self._core.learners)
-        ):
+        if kind in _ANSWERS and not self._counts(node, kind, message.get("disk", 0)):
             return
         handler, fields = self._handlers[kind]
         for name, field_type in fields.items():
@@ -201,6 +201,14 @@ class MessageFilter:
                 self.malformed_count += 1
                 return
         handler(node, message)
+
+    def _counts(self, node: int, kind: str, disk: object) -> bool:
+        """Whether an answer is one of a member. A node that lost its disk answers for another one, until the log has
+        taken that in: what it says now, it may have forgotten before."""
+        core = self._core
+        if node not in core.peers and not (kind == "next_node_idx" and node in core.learners):
+            return False
+        return type(disk) is int and core.log.member(node, disk) is not None
 
     def _is_majority(self, others: int) -> bool:
         """Whether this node and so many others are more than half of the voters."""
@@ -217,6 +225,7 @@ class MessageFilter:
             "reset": reset,
             "term": self._core.term,
             "rid": rid,
+            "disk": self._core.disk,
         }
         self._emit(node, answer)
 
@@ -303,9 +312,14 @@ class MessageFilter:
         self.heard_at = self.now
         self._leader_gone = False
         self._pre_vote = None
-        if "prevLogIdx" not in message or self.installing:
-            self._beat(node, term, 0)  # a snapshot will come, or is on its way into the store
+        if self.installing:
+            self._beat(node, term, 0)
             self._answer(node, 0, message["rid"])
+            return
+        if "prevLogIdx" not in message:
+            # A snapshot will come, unless it has, and the answer was lost: what is committed here the leader has too.
+            self._beat(node, term, 0)
+            self._answer(node, core.commit_index + 1, message["rid"], success=True)
             return
         self._match(node, message, entries)
 
@@ -365,7 +379,8 @@ class MessageFilter:
         if not fresh:
             # Never let the core truncate behind entries it already has.
             self._beat(node, term, min(commit, matched))
-            self._answer(node, matched + 1, rid, success=True)
+            if message.get("quiet") is not True or entries:
+                self._answer(node, matched + 1, rid, success=True)
             return
         if matched < core.commit_index:
             raise AssertionError(
@@ -430,6 +445,7 @@ class MessageFilter:
             self._pre_vote = None
             core.postpone_election(self._election_min_s / 4, self.now)
         answer = {"type": "pre_vote_answer", "asked_term": message["term"], "granted": granted, "term": core.term}
+        answer["disk"] = core.disk
         self._emit(node, answer)
 
     def _goes_first(self, node: int, last: tuple[int, int]) -> bool:
@@ -453,7 +469,8 @@ class MessageFilter:
     # Reads
 
     def _on_read_round(self, node: int, message: Message) -> None:
-        self._emit(node, {"type": "read_round_answer", "term": self._core.term, "id": message["id"]})
+        answer = {"type": "read_round_answer", "term": self._core.term, "id": message["id"], "disk": self._core.disk}
+        self._emit(node, answer)
 
     def _on_read_round_answer(self, node: int, message: Message) -> None:
         core = self._core

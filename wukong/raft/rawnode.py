@@ -189,6 +189,13 @@ class RawNode:
             return False
         return self._core.transfer(node, self._now)
 
+    def hinder(self, on: bool) -> None:
+        """The disk hangs: whoever leads without it holds everybody up, since nothing counts that is not durable here.
+        A leader with peers steps down, and does not ask for an election before the disk answers."""
+        self._core.hindered = on
+        if on and self._core.is_leader and self._core.peers:
+            self._core.resign()
+
     def step(self, from_node: int, message: Message) -> None:
         """A message of another node of the cluster, whose identity the link has proved. Malformed ones are dropped."""
         self._filter.incoming(from_node, message)

@@ -168,6 +168,7 @@ class Runtime:
         self._syncing: dict[int, int] = {}  # the same for what the disk is busy with
         self._disk_busy = False
         self._disk_since = 0.0
+        self._hindered = False
         self._queue: deque[Committed] = deque()
         self._queue_bytes = 0
         self._slice_bytes = _FIRST_SLICE_BYTES
@@ -571,8 +572,16 @@ class Runtime:
     def _tick(self) -> None:
         self._timer = self._loop.call_later(self._config.tick_ms / 1000, self._tick)
         self._active.update(group for group, raw in enumerate(self._nodes) if raw.has_peers)
+        if not self._hindered and self.disk_busy_s() * 1000 > self._config.quorum_timeout_ms:
+            logger.error("the disk has not answered for %.1f s; this node leads no longer", self.disk_busy_s())
+            self._hinder(True)
         if self._active and not self._turn_due:
             self._turn()
+
+    def _hinder(self, on: bool) -> None:
+        self._hindered = on
+        for raw in self._nodes:
+            raw.hinder(on)
 
     # -- the step
 
@@ -646,6 +655,9 @@ class Runtime:
     def _persisted(self, error: BaseException | None) -> None:
         """The disk thread is done with a batch."""
         self._disk_busy = False
+        if self._hindered:
+            logger.info("the disk answers again")
+            self._hinder(False)
         if self._failure is not None:
             return
         if error is not None:

@@ -36,14 +36,14 @@ def test_a_traceback_is_shown_with_the_error_it_belongs_to() -> None:
 
 
 def test_a_fault_before_logging_begins_is_shown() -> None:
-    assert Watcher(is_starting=True).look("wukong: addr: nonsense", 0) == ["wukong: addr: nonsense"]
+    assert Watcher(expects_warnings=True).look("wukong: addr: nonsense", 0) == ["wukong: addr: nonsense"]
 
 
 def test_while_starting_a_warning_is_no_news_but_an_error_is() -> None:
-    watcher = Watcher(is_starting=True)
+    watcher = Watcher(expects_warnings=True)
     assert watcher.look(WARNING, 0) == []
     assert watcher.look(WARNING.replace("WARNING", "ERROR"), 0) != []
-    watcher.is_starting = False
+    watcher.expects_warnings = False
     assert watcher.look(WARNING, 0) != []
 
 
@@ -56,7 +56,7 @@ def test_a_flood_is_cut_and_counted() -> None:
 
 
 def test_verbose_shows_everything() -> None:
-    watcher = Watcher(verbose=True, is_starting=True)
+    watcher = Watcher(verbose=True, expects_warnings=True)
     shown = [line for _ in range(2 * LINES_LIMIT) for line in watcher.look(INFO, 1.0)]
     assert len(shown) == 2 * LINES_LIMIT
 

@@ -18,7 +18,7 @@ import typer
 from wukong.cli.cluster import layout
 from wukong.cli.cluster.layout import DevNode, Plan
 from wukong.cli.options import AsJson
-from wukong.cli.output import EXIT_REFUSED, EXIT_USAGE, print_json, warn
+from wukong.cli.output import EXIT_INTERRUPTED, EXIT_REFUSED, EXIT_USAGE, print_json, warn
 from wukong.errors import WukongError
 
 if TYPE_CHECKING:
@@ -70,6 +70,9 @@ def dev(
         check_ports(plan)
         with folder(directory, plan, keep=keep) as place:
             asyncio.run(Cluster(plan, place, restart, verbose, as_json).run(timeout))
+    except KeyboardInterrupt:
+        # Before the first node was started; later it is the ordinary end.
+        raise typer.Exit(EXIT_INTERRUPTED) from None
     except ValueError as error:
         _end(error, EXIT_USAGE, as_json)
     except (ClusterFailed, OSError) as error:
@@ -175,7 +178,7 @@ class Cluster:
             if not self._stop.is_set():
                 self._is_ready = True
                 for process in self._processes.values():
-                    process.watcher.is_starting = False
+                    process.watcher.expects_warnings = False
                 self._announce()
                 await self._until_stopped()
         finally:
@@ -204,7 +207,7 @@ class Cluster:
                 restart=self._restart,
                 verbose=self._verbose,
             )
-            process.watcher.is_starting = True
+            process.watcher.expects_warnings = True
             self._lives[node.node] = asyncio.get_running_loop().create_task(process.run())
 
     async def _until_ready(self, timeout_s: float) -> None:
@@ -346,6 +349,7 @@ class Cluster:
 
         running = [each for each in self._processes.values() if each.is_running]
         for process in self._processes.values():
+            process.watcher.expects_warnings = True
             process.ask_to_stop()
         if not self._lives:
             return

@@ -38,11 +38,11 @@ class Lines:
 
 
 class Watcher:
-    """Chooses the lines to show. verbose: all of them. is_starting: no warnings yet: that the others are not there is
-    no news then."""
+    """Chooses the lines to show. verbose: all of them. expects_warnings: they are no news, as while a cluster starts or
+    stops: then every node misses others."""
 
-    def __init__(self, *, verbose: bool = False, is_starting: bool = False) -> None:
-        self.is_starting = is_starting
+    def __init__(self, *, verbose: bool = False, expects_warnings: bool = False) -> None:
+        self.expects_warnings = expects_warnings
         self._verbose = verbose
         # What comes before the first log line is a fault.
         self._level = "ERROR"
@@ -71,7 +71,7 @@ class Watcher:
         return shown
 
     def _is_quiet(self) -> bool:
-        return self._level in _QUIET or (self.is_starting and self._level == "WARNING")
+        return self._level in _QUIET or (self.expects_warnings and self._level == "WARNING")
 
 
 class LogFile:
