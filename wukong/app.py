@@ -144,6 +144,7 @@ class Server:
             segment_bytes=config.wukong.wal_segment_bytes,
             fsync=config.wukong.fsync,
         )
+        await asyncio.to_thread(directory.promise)
         held_something = bool(self.node.applied()) or any(log.last_index > FIRST_INDEX for log in wal.logs)
         if held_something or (node_id, directory.disk) in formation.members:
             self.mesh.ask_to_join(False)

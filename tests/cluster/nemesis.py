@@ -499,6 +499,8 @@ def main() -> int:
     parser.add_argument("--keep-going", action="store_true", help="do not stop at the first faults")
     parser.add_argument("--directory", type=Path, help="where data and logs go and stay; by default a temporary one")
     options = parser.parse_args()
+    if options.directory is not None and options.directory.exists():
+        parser.error(f"{options.directory} exists; what an earlier run left there would be judged as well")
     print(f"seed {options.seed}", flush=True)
     wanted = tuple(options.faults.split(",")) if options.faults else ("",)
     names = deck(random.Random(options.seed), [name for name in FAULTS if name.startswith(wanted)], options.cycles)

@@ -333,6 +333,7 @@ ABLATIONS: dict[str, Callable[[Monkey], None]] = {
     "snapshot-pace": _offer_snapshots_all_the_time,
     "one-change": _patch(RaftGroup, "_may_change_members", lambda self: True),
     "members-in-log": _patch(GroupLog, "members_now", lambda self: self.members),
+    "base-with-members": _patch(GroupLog, "_replay_members", _nothing),
     "voters-only": _patch(filter_module, "_ANSWERS", frozenset()),
     "campaign-members": _patch(RaftGroup, "may_campaign_itself", property(lambda self: True)),
     "disk-check": _ignore_disks,

@@ -104,7 +104,7 @@ def test_trimming_remembers_the_members_and_only_what_is_behind_the_base() -> No
     log.add(b"\x00tail", 5, 1)
     log.take_records()
     log.trim(4)
-    assert [record.kind for record in log.take_records()] == [TRIM, MEMBERS]
+    assert [record.kind for record in log.take_records()] == [TRIM]
     assert log.members == log.members_now() == voters(1, 2, 3, 9)
     assert log.entry_bytes == 5
     log.trim(2)
@@ -243,6 +243,23 @@ def test_a_node_is_a_member_with_its_own_disk_only() -> None:
     assert (log.voters(), log.learners()) == ((1,), (2,))
 
 
+def test_a_write_that_tears_anywhere_leaves_the_members_of_what_is_there() -> None:
+    log = filled(3)
+    log.add(encode_change(Change("rem", 3)), 4, 1)
+    log.add(b"\x00tail", 5, 1)
+    before = log.take_records()
+    log.trim(4)
+    torn = log.take_records()
+    for count in range(len(torn) + 1):
+        assert rebuilt(before + torn[:count]).members_now() == voters(1, 2), count
+    snapshot = Snapshot(40, 2, TWO_MEMBERS)
+    log.finish_install(snapshot)
+    installed = log.take_records()
+    for count in range(len(installed) + 1):
+        again = rebuilt(before + torn + installed[:count])
+        assert again.members_now() == (voters(1, 2) if again.base_index == 4 else TWO_MEMBERS), count
+
+
 def test_members_survive_in_every_record_that_carries_them() -> None:
     log = GroupLog(0)
     log.set_members(TWO_MEMBERS)
@@ -251,3 +268,33 @@ def test_members_survive_in_every_record_that_carries_them() -> None:
         again = rebuilt(records)
         assert again.members == TWO_MEMBERS
         assert again.intent == log.intent
+
+
+def replayed(records: list[Record]) -> GroupLog:
+    log = GroupLog(0)
+    for record in records:
+        log.replay(record)
+    log.end_replay()
+    return log
+
+
+def test_members_survive_a_torn_write_between_a_trim_point_and_its_members() -> None:
+    log = GroupLog(0)
+    log.set_members(voters(1, 2, 3))
+    log.add(encode_change(Change("add", 4, 9)), 2, 1)
+    log.add(b"\x00x", 3, 1)
+    log.trim(3)
+    records = log.take_records()
+    assert records[-1].kind == MEMBERS
+    assert replayed(records[:-1]).members_now() == replayed(records).members_now() == log.members_now()
+
+
+def test_members_survive_a_torn_write_between_an_installed_snapshot_and_its_members() -> None:
+    log = GroupLog(0)
+    log.set_members(voters(1, 2, 3))
+    snapshot = Snapshot(9, 2, voters(2, 3, 4))
+    log.begin_install(snapshot)
+    log.finish_install(snapshot)
+    records = log.take_records()
+    assert records[-1].kind == MEMBERS
+    assert replayed(records[:-1]).members_now() == voters(2, 3, 4)

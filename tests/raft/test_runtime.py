@@ -606,7 +606,7 @@ async def test_a_node_that_was_away_for_a_moment_finds_its_entries_in_the_log(tm
         await runtime._trim()
         log = runtime._wal.logs[0]
         assert log.base_index == 1
-        runtime._config = RaftConfig(retain_bytes=200)
+        runtime._config = RaftConfig(retain_bytes=200, pinned_bytes=200)
         await runtime._trim()
         assert 1 < log.base_index < log.last_index - 1
         runtime._config = FAST

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from wukong.errors import DataError
-from wukong.store.datadir import DataDir
+from wukong.store.datadir import DataDir, Formation
 
 
 def test_a_directory_is_made_once_and_opened_again(tmp_path: Path) -> None:
@@ -41,3 +41,37 @@ def test_files_are_private(tmp_path: Path) -> None:
     DataDir(tmp_path / "d", node_id=1, slot_count=16).close()
     assert (tmp_path / "d").stat().st_mode & 0o077 == 0
     assert (tmp_path / "d" / "node.json").stat().st_mode & 0o077 == 0
+
+
+def test_a_directory_whose_log_is_gone_is_refused_with_advice(tmp_path: Path) -> None:
+    directory = DataDir(tmp_path, node_id=1, slot_count=4)
+    (directory.wal / "000000000001.wal").write_bytes(b"x")
+    directory.promise()
+    directory.close()
+    (directory.wal / "000000000001.wal").unlink()
+    with pytest.raises(DataError, match="Move the whole directory"):
+        DataDir(tmp_path, node_id=1, slot_count=4)
+
+
+def test_a_directory_has_a_number_of_its_own_and_remembers_its_cluster(tmp_path: Path) -> None:
+    first, second = DataDir(tmp_path / "a", node_id=1, slot_count=4), DataDir(tmp_path / "b", node_id=1, slot_count=4)
+    assert first.disk != second.disk
+    assert first.formation is None
+    formation = Formation(77, ((1, first.disk), (2, 5)))
+    first.form(formation)
+    first.close()
+    again = DataDir(tmp_path / "a", node_id=1, slot_count=4)
+    assert (again.disk, again.formation) == (first.disk, formation)
+    again.close()
+    second.close()
+
+
+def test_a_directory_made_before_directories_had_numbers_is_a_cluster_of_its_own(tmp_path: Path) -> None:
+    DataDir(tmp_path, node_id=3, slot_count=4).close()
+    (tmp_path / "node.json").write_text('{"format": 1, "node_id": 3, "slot_count": 4}')
+    (tmp_path / "wal" / "000000000001.wal").write_bytes(b"x")
+    directory = DataDir(tmp_path, node_id=3, slot_count=4)
+    assert directory.disk == 0
+    assert directory.formation is not None
+    assert directory.formation.members == ((3, 0),)
+    directory.close()

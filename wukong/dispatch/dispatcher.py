@@ -144,6 +144,11 @@ class Dispatcher:
             self._audience.forget(session.uid)
         return session
 
+    def forget_all(self) -> None:
+        """Every session here is over at once: it may have missed something. Close the sockets after this."""
+        self._registry.clear()
+        self._audience.clear_all()
+
     def join(self, uid: str, channels: Iterable[ChannelId]) -> None:
         """Add a user who has a session here to audiences, as read from the applied state in this very turn."""
         for channel in channels:

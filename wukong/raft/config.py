@@ -30,9 +30,9 @@ class RaftConfig(msgspec.Struct, frozen=True, kw_only=True):
     """Entries of a group proposed and not committed, with peers; at the limit proposals wait and share the next one."""
     retain_bytes: int = 4 << 20
     """Entries a group with peers keeps behind its applied index for followers that were away."""
-    pinned_bytes: int = 128 << 20
-    """The most a group keeps for members that are connected and behind, or take a snapshot; beyond it they need
-    another one."""
+    pinned_bytes: int = 256 << 20
+    """The most all groups together keep for members that are behind and connected, or were lately, or take a snapshot;
+    each group its part of it. Beyond it they need a snapshot, or another one."""
     trim_bytes: int = 64 << 20
     """Bytes written to the log between two flushes of the state, which free the log behind them."""
     apply_slice_ms: float = 4.0

@@ -27,9 +27,9 @@ FIRST_INDEX = 1
 ENTRY = 1  # index, term, data: the command
 TRUNCATE = 2  # index: the first entry that is no longer valid
 HARD_STATE = 3  # term; index: the node voted for in it, 0 for none
-TRIM = 4  # index, term of the new base
-RESET = 5  # index, term of the new base; nothing of the old log stays
-MEMBERS = 6  # data: the members as of the base
+TRIM = 4  # index, term of the new base; data: the members as of it
+RESET = 5  # the same; nothing of the old log stays
+MEMBERS = 6  # data: the members as of the base, where it does not change
 INSTALL = 7  # index, term, data: members. A snapshot of this point is about to replace the state
 RECORD_KINDS = range(ENTRY, INSTALL + 1)
 
@@ -280,11 +280,10 @@ class GroupLog(list[Entry]):
             return
         if position >= len(self):
             raise AssertionError(f"group {self.group}: trimming at {index} behind the end {self[-1][1]}")
-        members = self._members_at(index)
+        self.members = self._members_at(index)
         self._drop_to(position)
-        self._note(TRIM, index, self[0][2])
-        if members != self.members:
-            self.set_members(members)
+        # One record: a write that tears between base and members would leave the changes behind the base forgotten.
+        self._note(TRIM, index, self[0][2], _pack_members(self.members))
 
     def begin_install(self, snapshot: Snapshot) -> None:
         self.intent = snapshot
@@ -293,15 +292,16 @@ class GroupLog(list[Entry]):
     def finish_install(self, snapshot: Snapshot) -> None:
         """The state now stands at the snapshot. The tail stays if the log agrees with it there
         (Raft paper, figure 13, step 6); everything else goes."""
+        self.intent = None
         if self.term_at(snapshot.index) == snapshot.term:
             self.trim(snapshot.index)
+            self.set_members(snapshot.members)
         else:
             self._rebase(snapshot.index, snapshot.term)
+            self.members = tuple(sorted(snapshot.members))
             self.durable_index = self.recovered_index = snapshot.index
             self._marks.clear()
-            self._note(RESET, snapshot.index, snapshot.term)
-        self.intent = None
-        self.set_members(snapshot.members)
+            self._note(RESET, snapshot.index, snapshot.term, _pack_members(self.members))
 
     # -- durability
 
@@ -329,8 +329,7 @@ class GroupLog(list[Entry]):
         group, (_, index, term) = self.group, self[0]
         records = [
             Record(HARD_STATE, group, self.vote, self.term, b""),
-            Record(RESET if entries else TRIM, group, index, term, b""),
-            Record(MEMBERS, group, index, 0, _pack_members(self.members)),
+            Record(RESET if entries else TRIM, group, index, term, _pack_members(self.members)),
         ]
         if self.intent is not None:
             records.append(Record(INSTALL, group, self.intent.index, self.intent.term, _pack_members(self.intent[2])))
@@ -368,12 +367,19 @@ class GroupLog(list[Entry]):
             elif position > 0:
                 if self[position][2] != term:
                     raise ValueError(f"trim point {index} has term {term}, its entry {self[position][2]}")
+                # The MEMBERS record behind this one may be torn off.
+                self.members = self._members_at(index)
                 self._drop_to(position)
+                self._members_now = None
                 self._floating = False
+            self._replay_members(index, data)
         elif kind == RESET:
             self._rebase(index, term)
             self._floating = False
+            if self.intent is not None and self.intent[:2] == (index, term):
+                self.members = self.intent.members
             self.intent = None
+            self._replay_members(index, data)
         elif kind == MEMBERS:
             self.members = _unpack_members(data)
             self._members_now = None
@@ -387,6 +393,12 @@ class GroupLog(list[Entry]):
         if self._floating:
             raise ValueError(f"entries before {self[0][1] + 1} are missing")
         self.durable_index = self.recovered_index = self[-1][1]
+
+    def _replay_members(self, base: int, data: bytes) -> None:
+        """The members that came with a base. None came with one in logs of the time before learners."""
+        if data and base == self[0][1]:
+            self.members = _unpack_members(data)
+            self._members_now = None
 
     def _replay_truncate(self, first: int) -> None:
         if first > self[-1][1]:

@@ -57,7 +57,11 @@ _MIN_SLICE_BYTES = 4 << 10
 _MAX_SLICE_BYTES = 4 << 20
 _SLICE_ENTRY_COUNT = 4096
 _ENTRY_OVERHEAD_BYTES = 64
-_ASK_AGAIN_S = 0.02
+_ASK_AGAIN_S = 0.1
+_TRIM_ENTRY_COUNT = 10_000
+"""Forgotten in one turn of the loop."""
+_RETURN_S = 60.0
+"""A member whose link broke is waited for so long."""
 
 
 class Disk(Protocol):
@@ -176,6 +180,7 @@ class Runtime:
         self._collected = False  # the last turn took something from the machine
         self._waiters: dict[int, list[tuple[int, int, asyncio.Future[None]]]] = {}  # heaps by index
         self._waiter_count = 0
+        self._asking: dict[int, list[asyncio.Future[None]]] = {}  # reads without a leader, by group
         self._unready: set[int] = set()
         self._ready: asyncio.Future[None] | None = None
         self._idle: asyncio.Future[None] | None = None
@@ -192,6 +197,7 @@ class Runtime:
         self._installing: set[int] = set()
         self._held: set[int] = set()
         self._linked: set[int] = set()
+        self._unlinked_at: dict[int, float] = {}
         self._durable_waiters: list[tuple[int, int, asyncio.Future[None]]] = []  # (group, seq, who waits)
 
     # -- life
@@ -282,6 +288,11 @@ class Runtime:
                 if not future.done():
                     future.set_exception(reason)
         self._waiters.clear()
+        for waiting in self._asking.values():
+            for future in waiting:
+                if not future.done():
+                    future.set_exception(reason)
+        self._asking.clear()
         for _, _, future in self._durable_waiters:
             if not future.done():
                 future.set_exception(reason)
@@ -424,13 +435,26 @@ class Runtime:
             self.wake()
         return future
 
-    def _ask_again(self, group: int, future: asyncio.Future[None]) -> None:
-        if future.done():
+    def _ask_later(self, group: int, future: asyncio.Future[None]) -> None:
+        """No leader, or it is just changing: ask again until the caller's time is over. One question for all."""
+        waiting = self._asking.setdefault(group, [])
+        if len(waiting) >= self._config.read_limit_count:
+            future.set_exception(Unavailable(f"group {group}: too many reads wait for a leader"))
             return
-        if not self._running:
-            future.set_exception(Unavailable("the log is not running"))
+        waiting.append(future)
+        if len(waiting) == 1:
+            self._loop.call_later(_ASK_AGAIN_S, self._ask_again, group)
+
+    def _ask_again(self, group: int) -> None:
+        waiting = [future for future in self._asking.pop(group, ()) if not future.done()]
+        if not waiting or not self._running:
             return
-        self._nodes[group].read_index(lambda index: self._wait_applied(group, index, future))
+
+        def found(index: int | None) -> None:
+            for future in waiting:
+                self._wait_applied(group, index, future)
+
+        self._nodes[group].read_index(found)
         self._active.add(group)
         self.wake()
 
@@ -438,8 +462,7 @@ class Runtime:
         if future.done():
             return
         if index is None:
-            # No leader, or it is just changing: ask again until the caller's time is over.
-            self._loop.call_later(_ASK_AGAIN_S, self._ask_again, group, future)
+            self._ask_later(group, future)
         elif index <= self._applied[group]:
             future.set_result(None)
         elif len(self._waiters.get(group, ())) >= self._config.read_limit_count:
@@ -470,6 +493,7 @@ class Runtime:
     def disconnected(self, node: int) -> None:
         """A link to a node is gone, with what was under way on it."""
         self._linked.discard(node)
+        self._unlinked_at[node] = self._clock.monotonic()
         self._on_all(lambda raw: raw.disconnected(node))
 
     def _on_all(self, act: Callable[[RawNode], None]) -> None:
@@ -626,8 +650,12 @@ class Runtime:
                 raw = self._nodes[group]
                 raw.tick(now)
                 ready = raw.ready()
+                if self._timer is None and raw.has_peers:
+                    self._keep_ticking()
                 if ready.leadership is not None:
                     self._machine.leadership(group, *ready.leadership)
+                    if group in self._asking and ready.leadership.leader is not None:
+                        self._loop.call_soon(self._ask_again, group)
                 if ready.messages and self._send is not None:
                     for node, message in ready.messages:
                         self._send(group, node, message)
@@ -742,14 +770,15 @@ class Runtime:
         try:
             applied = self._machine.applied()
             await self._run_blocking(self._machine.flush)
-            if not self._running:
-                return
             for group, (index, _) in applied.items():
-                if group in self._installing:
-                    continue
                 raw = self._nodes[group]
-                raw.trim(self._retained(raw, index))
-                self._active.add(group)
+                end, progress = self._retained(raw, index), True
+                while progress and self._running and group not in self._installing:
+                    base = raw.log.base_index
+                    raw.trim(min(end, base + _TRIM_ENTRY_COUNT))
+                    self._active.add(group)
+                    progress = base < raw.log.base_index < end
+                    await asyncio.sleep(0)
             self.wake()
         except Exception as error:
             self._fail(error)
@@ -758,20 +787,24 @@ class Runtime:
 
     def _retained(self, raw: RawNode, index: int) -> int:
         """Where to trim so that followers that were away for a moment still find their entries, and those that are
-        connected and behind, or take a snapshot now, do not need another snapshot."""
+        behind and connected, or take a snapshot now, do not need another snapshot."""
         if not raw.has_peers:
             return index
         wanted = index
         if raw.is_leader:
+            now = self._clock.monotonic()
             for member in raw.members:
-                if member.node in self._linked:
+                if member.node in self._linked or now - self._unlinked_at.get(member.node, -_RETURN_S) < _RETURN_S:
                     wanted = min(wanted, max(raw.match_index(member.node), 1))
         pinned = self._pinned(raw.group) if self._pinned is not None else None
         if pinned is not None:
             wanted = min(wanted, pinned)
-        config, log, kept = self._config, raw.log, 0
-        base = log.base_index
-        while index > base and kept < (config.pinned_bytes if index > wanted else config.retain_bytes):
-            kept += _ENTRY_OVERHEAD_BYTES + len(log[index - base][0])
-            index -= 1
-        return index
+        config, log = self._config, raw.log
+        most_bytes = max(config.retain_bytes, config.pinned_bytes // self.group_count)
+        end = base = log.base_index
+        kept = log.entry_bytes + _ENTRY_OVERHEAD_BYTES * len(log)
+        # From the old end: what is looked at is what goes.
+        while end < index and (kept > most_bytes or (kept > config.retain_bytes and end < wanted)):
+            end += 1
+            kept -= _ENTRY_OVERHEAD_BYTES + len(log[end - base][0])
+        return end

@@ -78,8 +78,8 @@ class Sessions:
         self._system_uid = system_uid
         self._login_timeout_s = login_timeout_s
         self._last_number = 0
-        # Logins that never became sessions, until their logout: the log knows nothing of them.
-        self._refused: set[int] = set()
+        # Of logins that the log may know: the node's incarnation they were asked for in, until their logout.
+        self._incarnations: dict[int, int] = {}
 
     # -- login and logout --
 
@@ -107,6 +107,7 @@ class Sessions:
                 opened_ms=self._clock.now_ms(),
             )
         )
+        self._incarnations[number] = self._node.incarnation
         command = OpenSession(login.uid, number, login.device_flag, login.device_id, token_hash, trusted)
         try:
             async with asyncio.timeout(self._login_timeout_s):
@@ -115,7 +116,7 @@ class Sessions:
             raise Unavailable("the login could not be committed in time") from None
         if reply.reason != REASON_SUCCESS:
             self._registry.forget(number)
-            self._refused.add(number)
+            self._incarnations.pop(number, None)
             raise LoginRefused(reply.reason)
         await self._join_audiences(number, login.uid)
         return reply.level
@@ -151,8 +152,8 @@ class Sessions:
     def logout(self, number: int, uid: str) -> None:
         """The socket is gone. Nothing is delivered from here on; the log hears of it."""
         self._dispatcher.forget(number)
-        if number in self._refused:
-            self._refused.discard(number)
+        # A refused login is unknown to the log, and sessions of an incarnation that is over have ended with it.
+        if self._incarnations.pop(number, None) != self._node.incarnation:
             return
         self._node.propose_always(self._node.slot(uid), CloseSession(uid, number))
 

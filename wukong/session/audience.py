@@ -43,6 +43,11 @@ class Audience:
         for channel in list(self._channels.get(uid, ())):
             self.leave(channel, uid)
 
+    def clear_all(self) -> None:
+        """Nobody is connected any more."""
+        self._uids.clear()
+        self._channels.clear()
+
     def uids(self, channel: ChannelId) -> Iterable[str]:
         """In the order of joining; valid until the next change."""
         return self._uids.get(channel, _NOBODY)

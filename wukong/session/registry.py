@@ -91,6 +91,12 @@ class Registry:
             del self._by_uid[session.uid]
         return session
 
+    def clear(self) -> None:
+        """Nobody is connected or expected any more."""
+        self._expected.clear()
+        self.by_number.clear()
+        self._by_uid.clear()
+
     def of(self, uid: str) -> tuple[LocalSession, ...]:
         return self._by_uid.get(uid, _NONE)
 

@@ -109,9 +109,23 @@ class DataDir:
                 f"{self.path} was made with {made_by[2]} slots, this configuration says {slot_count} (keys "
                 "wukong.slotCount, cluster.slotCount). The number is fixed when the directory is made"
             )
+        if facts.get("log") and not any(self.wal.glob("*.wal")):
+            raise DataError(
+                f"{self.wal} holds no log, but this node had one: what it promised the others is not known any more. "
+                f"Move the whole directory {self.path} away and start the node, which then joins again; or restore a "
+                "backup"
+            )
         if self.formation is None and any(self.wal.glob("*.wal")) and "disk" not in facts:
             # Made before directories had numbers, by a node alone.
             self.form(Formation(new_number(), ((node_id, 0),)))
+
+    def promise(self) -> None:
+        """To be called when there is a log, before anything in it is promised to others: from here on a directory
+        without a log is refused. Blocks for two syncs; once in a directory's life."""
+        if not self._facts.get("log"):
+            facts = {**self._facts, "log": True}
+            _write_durably(self.path / "node.json", facts)
+            self._facts = facts
 
     def form(self, formation: Formation) -> None:
         """Belong to a cluster from now on, durably. Blocks for two syncs; once in a directory's life."""

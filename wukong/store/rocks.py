@@ -316,8 +316,8 @@ class RocksView:
 
 
 _REPAIR = (
-    "The database is damaged. If the other nodes hold the data, move this directory away and start the node, which "
-    "then takes a snapshot from them; otherwise restore a backup into it"
+    "The database is damaged. If the other nodes hold the data, move the whole data directory (the one above this) "
+    "away and start the node, which then joins again and takes everything from them; otherwise restore a backup"
 )
 
 
