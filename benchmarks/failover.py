@@ -1,10 +1,11 @@
 """How long does a cluster of three not take writes when a node goes, and what does a node that comes and goes disturb?
 
-    python benchmarks/failover.py [--kills 50] [--stops 10] [--flaps 20] [--slots 16]
+    python benchmarks/failover.py [--kills 50] [--freezes 20] [--stops 10] [--flaps 20] [--slots 16]
 
 kill   the node that leads most slots is killed with -9. For each slot it led: time until the first pair (add a member,
        send a message), begun after the kill over the API of the nodes that are left, has succeeded. The slowest slot
        counts.
+freeze the same with SIGSTOP, as of a machine that vanished: no connection is reset, so the others find out by silence.
 stop   the same node gets SIGTERM. A writer per slot goes on all the time through the other nodes; the longest time
        between two of its successes counts. Without a stop it is measured too.
 flap   the ways to a node are cut and healed, then its process is paused and resumed, again and again. Counted: changes
@@ -106,7 +107,8 @@ async def settle(cluster: ClusterProcesses) -> None:
     await asyncio.to_thread(cluster.wait_leaders, BALANCED_TIMEOUT_S, balanced=True)
 
 
-async def kills(cluster: ClusterProcesses, writers: Writers, count: int) -> dict[str, Any]:
+async def kills(cluster: ClusterProcesses, writers: Writers, count: int, *, frozen: bool = False) -> dict[str, Any]:
+    what = "freeze" if frozen else "kill"
     slowest: list[float] = []
     each: list[float] = []
     for number in range(count):
@@ -116,14 +118,21 @@ async def kills(cluster: ClusterProcesses, writers: Writers, count: int) -> dict
         slots = await asyncio.to_thread(cluster.led_by, victim.node_id)
         left = [node for node in cluster if node is not victim]
         began = time.monotonic()
-        victim.signal(signal.SIGKILL)
+        if frozen:
+            victim.pause()
+        else:
+            victim.signal(signal.SIGKILL)
         times = await asyncio.gather(*(writers.until_written(slot, left, began) for slot in slots))
         each += times
         slowest.append(max(times))
-        print(f"kill {number}: node {victim.node_id} led {len(slots)}, {max(times):.2f} s", file=sys.stderr, flush=True)
-        await asyncio.to_thread(victim.kill)
-        await asyncio.to_thread(victim.start)
-    return {"kills": count, "all_slots_s": spread(slowest), "each_slot_s": spread(each)}
+        told = f"{what} {number}: node {victim.node_id} led {len(slots)}, {max(times):.2f} s"
+        print(told, file=sys.stderr, flush=True)
+        if frozen:
+            victim.resume()
+        else:
+            await asyncio.to_thread(victim.kill)
+            await asyncio.to_thread(victim.start)
+    return {f"{what}s": count, "all_slots_s": spread(slowest), "each_slot_s": spread(each)}
 
 
 async def gap(cluster: ClusterProcesses, writers: Writers, victim: NodeProcess, *, stopping: bool) -> float:
@@ -216,6 +225,8 @@ async def measure(directory: Path, options: argparse.Namespace) -> None:
                 print(json.dumps(await flaps(cluster, options.flaps, rng)), flush=True)
             if options.stops:
                 print(json.dumps(await stops(cluster, writers, options.stops)), flush=True)
+            if options.freezes:
+                print(json.dumps(await kills(cluster, writers, options.freezes, frozen=True)), flush=True)
             if options.kills:
                 print(json.dumps(await kills(cluster, writers, options.kills)), flush=True)
         await asyncio.to_thread(cluster.stop)
@@ -228,6 +239,7 @@ async def measure(directory: Path, options: argparse.Namespace) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=50)
+    parser.add_argument("--freezes", type=int, default=20)
     parser.add_argument("--stops", type=int, default=10)
     parser.add_argument("--flaps", type=int, default=20)
     parser.add_argument("--slots", type=int, default=16)

@@ -37,6 +37,10 @@ class Unavailable(WukongError):
     """Not now: no leader, no quorum, stopping, overloaded, or the outcome is unknown. The caller may retry."""
 
 
+class NotProposed(Unavailable):
+    """Unavailable, and certainly nothing was proposed."""
+
+
 class NotLeader(Unavailable):
     """This node does not lead the group; leader is the node id to ask, if known."""
 

@@ -423,7 +423,7 @@ class Model:
         if command.op == REMOVE:
             listed.difference_update(named)
         if command.channel.type == PERSON:
-            return Reply(version=self._copy_lists(channel, command, touched))
+            return Reply(version=self._copy_lists(channel, command, touched) or (self.version if self.owed else 0))
         if command.which == DENY and command.channel.type != LIVE:
             for uid in touched:
                 if uid in listed:

@@ -15,7 +15,7 @@ import aiohttp
 
 from tests.cluster.record import Attempt, Journal, Read, RoomRecord, Stay, Stored, now
 from tests.support.cluster import ClusterProcesses, NodeProcess
-from tests.support.http import NO_ANSWER, Api, ApiError, payload_of
+from tests.support.http import NO_ANSWER, Api, ApiError, SpreadApi, payload_of
 from tests.support.wire import SUCCESS, Client, Kind, LoginRefused, Unanswered
 
 LOGIN_TIMEOUT_S = 4.0
@@ -102,6 +102,10 @@ class Load:
 
     def api(self, node: NodeProcess) -> Api:
         return Api(node.http_url, self.http, fence_slots=self.cluster.slot_count)
+
+    def api_of_all(self) -> Api:
+        """Every call through another node."""
+        return SpreadApi([node.http_url for node in self.cluster], self.http, fence_slots=self.cluster.slot_count)
 
     def next_node(self) -> NodeProcess:
         """Nodes take turns, whether they run or not: a back end does not know."""

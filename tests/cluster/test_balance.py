@@ -1,6 +1,7 @@
 """Leaders are spread, carefully, and handed over before a stop."""
 
 import asyncio
+import math
 from collections import Counter
 from itertools import combinations
 from typing import Any
@@ -50,7 +51,7 @@ class World:
         self.replica = FakeReplica(count)
         self.peers = Peers(1, self.clock)
         self.leads = Leads(self.groups, self.clock)
-        self.paused: list[tuple[int, bool]] = []
+        self.sick: set[int] = set()
         self.told: list[tuple[int, int]] = []
         self.balance = Balance(
             groups=self.groups,
@@ -59,8 +60,8 @@ class World:
             leads=self.leads,
             clock=self.clock,
             options=BalanceOptions(**options),
-            pause=lambda slot, on: self.paused.append((slot, on)),
             told=lambda slot, node: self.told.append((slot, node)),
+            fit_s=lambda node: 0.0 if node in self.sick else math.inf,
         )
         self.linked = {2, 3}
         for node in (1, 2, 3):
@@ -105,14 +106,15 @@ async def test_slots_go_to_their_preferred_voters_after_a_while_one_per_second(m
     assert world.balance.moved == 4
 
 
-async def test_proposals_pause_while_a_slot_moves_and_never_longer(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_move_that_does_not_succeed_in_time_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     world = World(monkeypatch, move_s=0.2)
     world.groups[1].takes_over = False
     await world.run(12)
-    assert world.paused[:2] == [(1, True), (1, False)]
-    open_ = Counter(slot for slot, on in world.paused if on)
-    shut = Counter(slot for slot, on in world.paused if not on)
-    assert open_ == shut
+    assert world.groups[1].transfers
+    assert world.leaders[2] == 3, "the others are not held up"
+    world.groups[1].takes_over = True
+    await world.run(8)
+    assert world.leaders[1] == 2
     await world.balance.stop()
 
 
@@ -214,8 +216,28 @@ async def test_what_nobody_can_take_stays_and_the_stop_goes_on(monkeypatch: pyte
     assert world.clock.seconds - begun < 0.6
     assert world.leaders == [3, 2, 1, 2, 2, 1]
     world.groups[2].takes_over = True
-    await world.run(30)
-    assert world.leaders[2] == 1, "whoever stops moves nothing more"
+    await world.run(1)
+    assert world.leaders[2] == 3, "what can be taken later goes later"
+
+
+async def test_a_slot_that_comes_to_a_node_that_stops_is_given_away_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World(monkeypatch)
+    assert await world.balance.hand_over_all(5.0) == 0
+    for slot in (0, 3):
+        world.groups[slot].leader = 1
+    await world.run(0.6)
+    assert 1 not in world.leaders
+
+
+async def test_before_a_stop_slots_go_to_nodes_that_are_well_if_there_are_any(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World(monkeypatch)
+    world.sick = {1, 3}
+    assert await world.balance.hand_over_all(5.0) == 0
+    assert world.leaders == [2] * 6
+    world = World(monkeypatch)
+    world.sick = {1, 2, 3}
+    assert await world.balance.hand_over_all(5.0) == 0
+    assert Counter(world.leaders) == {2: 3, 3: 3}
 
 
 async def test_a_node_alone_stops_without_waiting(monkeypatch: pytest.MonkeyPatch) -> None:

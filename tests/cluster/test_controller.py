@@ -24,6 +24,7 @@ class World:
         self.replica = FakeReplica(2)
         self.links = FakeLinks(2, 3)
         self.closed: list[int] = []
+        self.clients = 0
         self.tables: list[dict[int, NodeRow]] = []
         self.controller = Controller(
             node_id=1,
@@ -35,6 +36,7 @@ class World:
             clock=self.clock,
             rng=random.Random(5),
             close_some=self.closed.append,
+            clients=lambda: self.clients,
             differing=lambda: ["token_auth_on"],
             members_changed=self.tables.append,
             **options,
@@ -95,6 +97,26 @@ async def test_progress_is_told_every_second_to_everybody_whom_a_link_leads_to()
     assert told[-1][1] == {"op": "progress", "commits": [[0, 1_000]], "well": True}
 
 
+async def test_a_node_that_stops_says_first_that_it_takes_nothing_more_and_then_hands_over() -> None:
+    world = World()
+    await world.run(3)
+    assert world.links.of("progress")[-1][1]["well"] is True
+    world.links.sent.clear()
+    leaders_when_told = []
+    send = world.links.__call__
+
+    def listening(node: int, kind: int, group: int, body: object) -> bool:
+        leaders_when_told.append([group.leader for group in world.groups.groups])
+        return send(node, kind, group, body)
+
+    world.controller.control._send = listening
+    assert await world.controller.hand_over_all(5.0) == 0
+    assert [(node, body["well"]) for node, body in world.links.of("progress")] == [(2, False), (3, False)]
+    assert leaders_when_told == [[1, 1], [1, 1]]
+    await world.run(3)
+    assert {body["well"] for _, body in world.links.of("progress")} == {False}
+
+
 async def test_a_clock_ahead_of_both_others_is_corrected_by_what_they_tell_each_second() -> None:
     wall = FakeClock()
     wall.seconds = 1_700_000_000
@@ -142,6 +164,9 @@ async def test_a_node_that_hears_no_leader_sheds_and_comes_back() -> None:
     await world.run(4)
     assert not world.controller.health.serving
     assert world.controller.health.why_not() == "2 of 2 slots: no leader with a majority is heard"
+    world.clients = 50_000
+    await world.run(12)
+    assert sum(world.closed) >= 50_000
     for group in world.groups.groups:
         group.leader = 2
     await world.run(3)

@@ -2,6 +2,8 @@
 
 import random
 
+import pytest
+
 from tests.cluster.control_fakes import FakeClock
 from wukong.cluster.health import DEGRADED, OK, SHED, Health, HealthOptions, SlotSample, Verdict
 
@@ -11,15 +13,21 @@ LEADERLESS = SlotSample(False, 0.1, 500, 500)
 
 
 class World:
-    def __init__(self, **options: float) -> None:
+    def __init__(self, *, clients: int = 0, **options: float) -> None:
         self.clock = FakeClock()
         self.closed: list[int] = []
+        self.clients = clients
         self.health = Health(
             self.clock,
             HealthOptions(**options),  # type: ignore[arg-type]
             rng=random.Random(7),
-            close_some=self.closed.append,
+            close_some=self.close_some,
+            clients=lambda: self.clients,
         )
+
+    def close_some(self, count: int) -> None:
+        self.closed.append(count)
+        self.clients = max(0, self.clients - count)
 
     def feed(self, seconds: float, *samples: SlotSample, other: bool = True) -> Verdict:
         for _ in range(round(seconds / 0.2)):
@@ -143,6 +151,22 @@ def test_sessions_are_closed_at_a_rate_after_a_random_pause() -> None:
     world.closed.clear()
     world.feed(5, WELL)
     assert world.closed == []
+
+
+@pytest.mark.parametrize("clients", [2_000, 20_000, 100_000])
+def test_a_deaf_node_is_rid_of_all_its_clients_soon_however_many_they_are(clients: int) -> None:
+    world = World(clients=clients)
+    world.feed(3.2, LOST)
+    world.feed(1.0 + 10.0 + 1.0, LOST)
+    assert world.clients == 0
+    assert max(world.closed) <= max(500, clients / 10) * 0.2 * 1.5 + 1, "in steps"
+
+
+def test_a_node_that_only_lags_keeps_to_the_rate_whatever_its_clients_are() -> None:
+    world = World(clients=100_000)
+    lag(world, 16, other=True)
+    assert not world.health.serving
+    assert 2_000 <= sum(world.closed) <= 8_000
 
 
 def test_two_nodes_with_other_chance_do_not_begin_together() -> None:

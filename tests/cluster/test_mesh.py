@@ -4,10 +4,9 @@ from collections.abc import Mapping
 from typing import Any
 
 import msgspec
-import pytest
 
 from wukong.cluster.formation import Facts, Forming
-from wukong.cluster.mesh import Mesh, split_address
+from wukong.cluster.mesh import Mesh
 from wukong.links.kinds import CONTROL, FORWARD, RAFT, SNAPSHOT
 from wukong.store.datadir import Formation
 
@@ -183,23 +182,6 @@ def test_the_configuration_counts_more_than_the_table_and_a_removed_node_is_dial
     assert links.peers == {2: ("127.0.0.1", 2), 3: ("127.0.0.1", 3)}
     mesh.forget(3)
     assert 3 not in links.peers
-
-
-@pytest.mark.parametrize(
-    ("text", "address"),
-    [
-        ("h:1", ("h", 1)),
-        ("[::1]:65535", ("::1", 65535)),
-        ("h", None),
-        (":1", None),
-        ("h:", None),
-        ("h:x", None),
-        ("h:65536", None),
-        ("", None),
-    ],
-)
-def test_addresses(text: str, address: tuple[str, int] | None) -> None:
-    assert split_address(text) == address
 
 
 def test_a_node_of_our_cluster_with_another_number_of_slots_is_not_heard() -> None:

@@ -15,6 +15,8 @@ from cryptography.x509.oid import NameOID
 
 from tests.gateway.client import Client, Closed
 from tests.gateway.conftest import World
+from wukong.gateway.tcp import TcpEndpoint
+from wukong.gateway.websocket import WebSocketEndpoint
 from wukong.protocol.crypto import ClientHandshake
 from wukong.protocol.packets import Connect, Ping, Pong, Sendack
 
@@ -47,6 +49,20 @@ async def test_stop_does_not_wait_for_clients_that_do_not_go(make_world: Make) -
     assert asyncio.get_running_loop().time() - begin < 5
     assert world.gateway.connections == 0
     assert world.sessions.logouts == [(1, "alice")]
+
+
+async def test_stop_has_one_time_limit_for_all_that_it_waits_for(
+    make_world: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = await make_world(linger_ms=60_000)
+    await world.logged_in()
+    for kind in (TcpEndpoint, WebSocketEndpoint):
+        # A socket that does not go, whatever is done to it.
+        monkeypatch.setattr(kind, "_hang_up", lambda self, code: None)
+        monkeypatch.setattr(kind, "abort", lambda self: None)
+    begin = asyncio.get_running_loop().time()
+    await world.gateway.stop(timeout_s=1.0)
+    assert asyncio.get_running_loop().time() - begin < 1.8
 
 
 async def test_stop_ends_logins_under_way(world: World) -> None:

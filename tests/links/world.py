@@ -40,6 +40,7 @@ class Node:
         self.node = node
         self.events: list[tuple[Any, ...]] = []
         self.on_event: Callable[[tuple[Any, ...]], None] = lambda event: None
+        self.is_known: Callable[[object], bool] = lambda facts: True
         self.port = 0
         self.links = Links(
             node_id=node,
@@ -59,8 +60,9 @@ class Node:
     def disconnected(self, node: int) -> None:
         self._note("disconnected", node)
 
-    def facts(self, node: int, facts: object) -> None:
+    def facts(self, node: int, facts: object) -> bool:
         self._note("facts", node, facts)
+        return self.is_known(facts)
 
     def received(self, node: int, kind: int, group: int, body: object) -> None:
         self._note("received", node, kind, group, body)

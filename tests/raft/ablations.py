@@ -247,6 +247,15 @@ def _offer_snapshots_all_the_time(monkey: Monkey) -> None:
 # -- members
 
 
+def _count_any_disk(monkey: Monkey) -> None:
+    """A node that lost its disk goes on answering for the disk it had."""
+
+    def counts(self: MessageFilter, node: int, kind: str, disk: object) -> bool:
+        return node in self._core.peers or (kind == "next_node_idx" and node in self._core.learners)
+
+    monkey(MessageFilter, "_counts", counts)
+
+
 def _count_learners(monkey: Monkey) -> None:
     """What a learner holds counts in place of what the slowest voter holds."""
     original = RaftGroup.learner_has
@@ -336,6 +345,7 @@ ABLATIONS: dict[str, Callable[[Monkey], None]] = {
     "base-with-members": _patch(GroupLog, "_replay_members", _nothing),
     "voters-only": _patch(filter_module, "_ANSWERS", frozenset()),
     "campaign-members": _patch(RaftGroup, "may_campaign_itself", property(lambda self: True)),
+    "answer-disk": _count_any_disk,
     "disk-check": _ignore_disks,
     "learner-counts": _count_learners,
     "learner-progress": _forget_progress,

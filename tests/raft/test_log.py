@@ -268,33 +268,3 @@ def test_members_survive_in_every_record_that_carries_them() -> None:
         again = rebuilt(records)
         assert again.members == TWO_MEMBERS
         assert again.intent == log.intent
-
-
-def replayed(records: list[Record]) -> GroupLog:
-    log = GroupLog(0)
-    for record in records:
-        log.replay(record)
-    log.end_replay()
-    return log
-
-
-def test_members_survive_a_torn_write_between_a_trim_point_and_its_members() -> None:
-    log = GroupLog(0)
-    log.set_members(voters(1, 2, 3))
-    log.add(encode_change(Change("add", 4, 9)), 2, 1)
-    log.add(b"\x00x", 3, 1)
-    log.trim(3)
-    records = log.take_records()
-    assert records[-1].kind == MEMBERS
-    assert replayed(records[:-1]).members_now() == replayed(records).members_now() == log.members_now()
-
-
-def test_members_survive_a_torn_write_between_an_installed_snapshot_and_its_members() -> None:
-    log = GroupLog(0)
-    log.set_members(voters(1, 2, 3))
-    snapshot = Snapshot(9, 2, voters(2, 3, 4))
-    log.begin_install(snapshot)
-    log.finish_install(snapshot)
-    records = log.take_records()
-    assert records[-1].kind == MEMBERS
-    assert replayed(records[:-1]).members_now() == voters(2, 3, 4)

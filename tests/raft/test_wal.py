@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+import wukong.raft.wal
 from tests.raft.hand_cluster import voters
 from wukong.errors import DataError
 from wukong.raft.log import NO_OP_COMMAND, GroupLog
@@ -165,7 +166,8 @@ def test_a_flipped_byte_in_the_last_record_cuts_it(tmp_path: Path) -> None:
     wal.close()
 
 
-def test_damage_in_a_segment_that_others_follow_is_refused(tmp_path: Path) -> None:
+def test_damage_in_a_segment_that_others_follow_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(wukong.raft.wal, "_MANY_SEGMENTS", 1_000)
     wal = open_wal(tmp_path / "wal", segment_bytes=400, rewrite_bytes=0)
     for _ in range(20):
         add(wal, 0, b"x" * 50)
@@ -227,7 +229,8 @@ def test_records_are_found_behind_damage_wherever_they_start() -> None:
 # -- segments
 
 
-def test_segments_roll_and_go_when_every_group_has_moved_on(tmp_path: Path) -> None:
+def test_segments_roll_and_go_when_every_group_has_moved_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(wukong.raft.wal, "_MANY_SEGMENTS", 1_000)
     wal = open_wal(tmp_path / "wal", segment_bytes=500, rewrite_bytes=0)
     for _ in range(30):
         for group in range(3):
@@ -482,3 +485,31 @@ def test_leftovers_of_a_segment_that_was_never_finished_go(tmp_path: Path) -> No
     (tmp_path / "wal" / "000000000002.tmp").write_bytes(b"half a head")
     open_wal(tmp_path / "wal").close()
     assert segments(tmp_path / "wal") == ["000000000001.wal"]
+
+
+def test_a_quiet_group_whose_entries_are_kept_does_not_hold_what_others_write(tmp_path: Path) -> None:
+    wal = Wal.open(tmp_path, node_id=1, group_count=3, segment_bytes=1 << 20, fsync=False)
+
+    def put(group: int, count: int) -> None:
+        log = wal.logs[group]
+        for _ in range(count):
+            log.add(b"\0" + bytes(4_000), log.last_index + 1, 1)
+        wal.append(log.take_records())
+        batch = wal.take()
+        assert batch is not None
+        wal.write(batch)
+        log.mark_durable(log.seq)
+
+    for quiet in (0, 1):
+        put(quiet, 380)  # 1.5 MiB each, more than what is repeated of small groups
+    for _ in range(200):
+        put(2, 50)
+        wal.logs[2].trim(wal.logs[2].last_index - 10)
+    assert wal.segment_count <= 12
+    assert wal.size_bytes < 12 << 20
+    ends = [log.last_index for log in wal.logs]
+    wal.close()
+    again = Wal.open(tmp_path, node_id=1, group_count=3, segment_bytes=1 << 20, fsync=False)
+    assert [log.last_index for log in again.logs] == ends
+    assert [len(log) for log in again.logs[:2]] == [381, 381]
+    again.close()

@@ -70,15 +70,17 @@ async def check_unread(api: Api, room: Room, uids: list[str]) -> None:
     assert not faults, f"{len(faults)} faults: {faults[:5]}"
 
 
-async def test_s3_parallel_adds_to_an_active_channel_lose_nobody(api: Api, clients: Clients, any_kind: Kind) -> None:
+async def test_s3_parallel_adds_to_an_active_channel_lose_nobody(
+    api: Api, clients: Clients, any_kind: Kind, deployment: Deployment
+) -> None:
     sender = await clients.connect(unique("a"), any_kind)
-    for _ in range(5):
+    for _ in range(deployment.scaled(5)):
         room = Room(api)
         batches = [[unique("u") for _ in range(8)] for _ in range(32)]
         watching = await clients.connect_all([batch[0] for batch in batches], any_kind)
         await room.create([sender.uid])
         stop = asyncio.Event()
-        sending = asyncio.create_task(room.keep_sending(sender, stop, per_second=500))
+        sending = asyncio.create_task(room.keep_sending(sender, stop, per_second=deployment.scaled(500)))
         await asyncio.gather(*(room.add(*batch) for batch in batches))
         await room.send(sender)
         stop.set()
@@ -90,7 +92,7 @@ async def test_s3_parallel_adds_to_an_active_channel_lose_nobody(api: Api, clien
 
 
 async def test_s4_parallel_adds_with_repeats_and_blanks_count_everybody_once(
-    api: Api, clients: Clients, any_kind: Kind
+    api: Api, clients: Clients, any_kind: Kind, deployment: Deployment
 ) -> None:
     seed = random.randrange(1 << 32)
     print("seed", seed)
@@ -98,11 +100,11 @@ async def test_s4_parallel_adds_with_repeats_and_blanks_count_everybody_once(
     uids = [unique("u") for _ in range(40)]
     sender = await clients.connect(unique("a"), any_kind)
     watching = await clients.connect_all(uids[::2], any_kind)
-    for _ in range(5):
+    for _ in range(deployment.scaled(5)):
         room = Room(api)
         await room.create([sender.uid, sender.uid, "", " "])
         stop = asyncio.Event()
-        sending = asyncio.create_task(room.keep_sending(sender, stop, per_second=500))
+        sending = asyncio.create_task(room.keep_sending(sender, stop, per_second=deployment.scaled(500)))
         # Every uid is in several requests, and twice in some; blanks are dropped.
         requests = [[*rng.choices(uids, k=12), "", "  "] for _ in range(28)] + [uids[i::4] * 2 for i in range(4)]
         rng.shuffle(requests)

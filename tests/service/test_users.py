@@ -104,8 +104,14 @@ async def test_a_system_account_counts_everywhere_when_the_call_returns(stack: S
 
 async def test_lists_without_uids_change_nothing(stack: Stack) -> None:
     await stack.use_cases.users.add_system_uids([])
-    await stack.use_cases.users.remove_system_uids(["", "unknown"])
+    await stack.use_cases.users.remove_system_uids(["", " "])
     assert stack.commands(UpdateSystemUids) == 0
+
+
+async def test_removing_who_is_gone_already_waits_until_that_is_in_force(stack: Stack) -> None:
+    await stack.use_cases.users.remove_system_uids(["unknown"])
+    assert stack.commands(UpdateSystemUids) == 1
+    assert await stack.use_cases.users.system_uids() == []
 
 
 async def test_more_system_accounts_than_a_command_holds_are_refused(stack: Stack) -> None:

@@ -416,7 +416,7 @@ class Backend:
             self.found,
             self.ban,
         )
-        await rng.choices(actions, (20, 10, 5, 1, 14, 12, 12, 6, 5, 7))[0]()
+        await rng.choices(actions, (20, 10, 5, 1, 14, 12, 16, 12, 5, 7))[0]()
 
     # -- members
 

@@ -417,7 +417,7 @@ class Faults:
         "cut one way": (8, lambda f: len(f.world.ids) > 1),
         "cut both ways": (8, lambda f: len(f.world.ids) > 1),
         "isolate": (8, lambda f: len(f.world.ids) > 1),
-        "alone for long": (2, lambda f: len(f.world.ids) > 2),
+        "alone for long": (3, lambda f: len(f.world.ids) > 2),
         "lagging follower": (7, lambda f: len(f.world.ids) > 2),
         "reset link": (6, lambda f: len(f.world.ids) > 1),
         "flapping link": (4, lambda f: len(f.world.ids) > 1),

@@ -110,8 +110,8 @@ class Judge:
         self.reads_served = 0
         self._entries: dict[tuple[int, int], tuple[int, bytes]] = {}
         self._leaders: dict[tuple[int, int], int] = {}
-        self._holders: dict[tuple[int, int, int], set[int]] = {}  # (group, index, term) -> nodes that had it on disk
-        self._installed: dict[tuple[int, int], int] = {}  # (group, node) -> index of the last snapshot
+        self._holders: dict[tuple[int, int, int], set[tuple[int, int]]] = {}  # (group, index, term) -> (node, disk)
+        self._installed: dict[tuple[int, int, int], int] = {}  # (group, node, disk) -> index of the last snapshot
         self._durable: dict[tuple[int, int], int] = {}  # (group, node) -> last index noted in _holders
         self._commits: dict[tuple[int, int], int] = {}
         self._members: dict[tuple[int, int], object] = {}  # what was compared last
@@ -152,22 +152,27 @@ class Judge:
         known = 0 if started else min(self._durable.get(key, 0), log.durable_index)
         for index in range(max(known, log.base_index) + 1, log.durable_index + 1):
             term = log.term_at(index)
-            self._holders.setdefault((raw.group, index, term or 0), set()).add(raw.node_id)
+            self._holders.setdefault((raw.group, index, term or 0), set()).add((raw.node_id, raw.disk))
         # What is behind this may be truncated and replaced: only what is committed is not looked at again.
         self._durable[key] = min(log.durable_index, raw._core.commit_index)
 
     def sees_snapshot(self, raw: RawNode) -> None:
-        key = (raw.group, raw.node_id)
+        key = (raw.group, raw.node_id, raw.disk)
         self._installed[key] = max(self._installed.get(key, 0), raw.log.base_index)
 
     def sees_commit(self, raw: RawNode) -> None:
-        """What a leader takes for committed, a majority of the voters has, or had before a disk was lost."""
+        """What a leader takes for committed, a majority of the voters has on the disks they are voters with, or had
+        before they lost them."""
         index = raw.commit_index
         if raw.log.term_at(index) != raw.term or index <= self._commits.get((raw.group, raw.term), 0):
             return  # known from an earlier leadership, or seen
         self._commits[raw.group, raw.term] = index
         holders = self._holders.get((raw.group, index, raw.term), set())
-        having = [v for v in raw.voters if v in holders or self._installed.get((raw.group, v), 0) >= index]
+        having = [
+            member.node
+            for member in raw.members
+            if member.voter and (member[:2] in holders or self._installed.get((raw.group, *member[:2]), 0) >= index)
+        ]
         if 2 * len(having) <= len(raw.voters):
             self.blame(f"index {index} of group {raw.group} is committed; of voters {raw.voters} only {having} have it")
 

@@ -14,6 +14,9 @@ import pytest
 from tests.simulation.bugs import BUGS
 from tests.simulation.cluster_sim import Result, hunt, replay_command, run_seed
 
+# Seconds of the processor are counted below; a machine that is busy otherwise may take many times as long.
+pytestmark = pytest.mark.timeout(900)
+
 ROOT = Path(__file__).parents[2]
 FIXED = [(1, 3), (2, 3), (3, 3), (4, 3), (5, 3), (6, 5)]
 NEW_COUNT = 10

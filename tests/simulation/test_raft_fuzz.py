@@ -26,6 +26,7 @@ NOTICED = {
     "install-intent": False,
     "learner-counts": True,
     "disk-check": True,
+    "answer-disk": True,
 }
 """Measures that random schedules miss soon, and whether it takes membership changes. For the others there are the
 schedules made by hand."""

@@ -104,7 +104,7 @@ def draw_options(rng: random.Random, nodes: int) -> Options:
             balance=BalanceOptions(
                 steady_s=rng.choice((1.0, 5.0)), settled_s=rng.choice((0.5, 2.0)), pause_s=0.5, close_entries=64
             ),
-            watch=WatchOptions(node_gone_after_ms=rng.choice((2_500, 8_000)), majority_s=1.0),
+            watch=WatchOptions(node_gone_after_ms=rng.choice((1_500, 1_500, 8_000)), majority_s=1.0),
             health=HealthOptions(close_per_second=rng.choice((3, 500)), jitter_s=0.5),
         ),
     )
@@ -327,6 +327,7 @@ class World:
         self.disks[node].killed(power_lost=power_lost)
 
     def _bury(self, server: Server, *, told: bool) -> None:
+        server.loop.sweep()
         server.loop.kill()
         self.buried.append(server)
         self.network.died(server.node_id, told=told)
@@ -476,6 +477,8 @@ class World:
             return
         if not self.run_until("every replica has everything", REST_BOUND_S, self._at_rest):
             return
+        for loop in (self.people, *(server.loop for _, server in sorted(self.servers.items()))):
+            loop.sweep()
         self.settle_unknown()
         self.judge_logs()
         self.judge_rows()
@@ -744,6 +747,7 @@ class World:
 EXPLAINED = (
     ("the clock of ", "clock jump"),
     ("the disk has not answered", "slow disk"),
+    ("the disk has not answered", "pause"),
 )
 
 

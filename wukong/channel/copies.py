@@ -66,6 +66,11 @@ def owed(state: State, *, limit: int | None = None) -> list[Propagate]:
     return found
 
 
+def pending_version(state: State) -> int:
+    """The newest version while any copies of this authority are owed, 0 if there are none."""
+    return state.slot_row.version if owed(state, limit=1) else 0
+
+
 def forget_outbox(state: State, command: ForgetOutbox) -> Reply:
     for outbox_id in command.ids:
         state.delete(b"x" + seq_part(outbox_id))

@@ -25,7 +25,7 @@ from wukong.channel.commands import (
     StageMembers,
     UpdateList,
 )
-from wukong.channel.copies import COPY_PAIR, COPY_USER, propagate
+from wukong.channel.copies import COPY_PAIR, COPY_USER, pending_version, propagate
 from wukong.channel.effects import MembersChanged
 from wukong.channel.ids import CUSTOMER_SERVICE, LIVE, PERSON, ChannelId, implicit_members, person_id
 from wukong.channel.permissions import PAIR_ALLOWED, PAIR_DENIED, SYSTEM_ERROR
@@ -341,7 +341,9 @@ def update_list(state: State, command: UpdateList) -> Reply:
         head.allowed = count
     state.put_head(part, head)
     if channel.type == PERSON:
-        return Reply(version=_copy_to_pairs(state, command, part, list(dict.fromkeys([*uids, *lifted]))))
+        version = _copy_to_pairs(state, command, part, list(dict.fromkeys([*uids, *lifted])))
+        # Nothing to copy may mean that an earlier request did it and its copies are under way: who asks waits for them.
+        return Reply(version=version or pending_version(state))
     if deny and channel.type != LIVE:
         if command.op in (OP_ADD, OP_SET):
             for uid in uids:

@@ -23,9 +23,6 @@ log = logging.getLogger(__name__)
 HAND_OVER_S = 0.4
 _LOOK_EVERY_S = 0.01
 
-Pause = Callable[[int, bool], None]
-"""(slot, on): while on, this node proposes nothing into a slot that it leads."""
-
 
 def preference(slot: int, voters: Collection[int]) -> list[int]:
     """All voters, who should lead first. Even: each voter is first of as many slots as every other (one more or less),
@@ -46,8 +43,8 @@ def preferred(slot: int, voters: Collection[int]) -> int:
 
 class BalanceOptions(msgspec.Struct, frozen=True, kw_only=True):
     """steady_s: a node leads more only after it was reachable and well for so long without a break. settled_s: a
-    leadership that is younger stays where it is. pause_s: between two moves of a node. move_s: longest time in which a
-    slot takes no proposals so that its next leader can catch up. close_entries: how near it must be before. pinned_s: a
+    leadership that is younger stays where it is. pause_s: between two moves of a node. move_s: how long a move is
+    waited for. close_entries: how near it must be before. pinned_s: a
     slot that was moved on purpose stays for so long."""
 
     steady_s: float = 10.0
@@ -73,7 +70,6 @@ class Balance:
         leads: Leads,
         clock: Clock,
         options: BalanceOptions | None = None,
-        pause: Pause = lambda slot, on: None,
         told: Callable[[int, int], object] = lambda slot, node: None,
         fit_s: Callable[[int], float] = lambda node: math.inf,
     ) -> None:
@@ -83,7 +79,6 @@ class Balance:
         self._leads = leads
         self._clock = clock
         self._options = options or BalanceOptions()
-        self._pause = pause
         self._told = told
         self._fit_s = fit_s
         self._due_at = 0.0
@@ -94,11 +89,14 @@ class Balance:
         self.moved = 0
 
     def step(self) -> None:
-        """Begin at most one move."""
+        """Begin at most one move; after `hand_over_all` as many as there are slots that came all the same."""
         now = self._clock.monotonic()
-        if now < self._due_at or self._handing_over or not (self._balancing is None or self._balancing.done()):
-            return
         table = nodes.table(self._replica.states[0])
+        if self._handing_over:
+            self._give_all(table, self._options.move_s)
+            return
+        if now < self._due_at or not (self._balancing is None or self._balancing.done()):
+            return
         for slot in self._leads.led():
             target = self._target(slot, table, now)
             if target is not None:
@@ -122,19 +120,24 @@ class Balance:
 
     async def hand_over_all(self, timeout_s: float = HAND_OVER_S) -> int:
         """Before a planned stop: let other voters lead all slots that are led here, all at once. Returns how many are
-        still led here, because nobody could take them in time."""
+        still led here, because nobody could take them in time. From here on `step` gives away whatever is led here."""
         self._handing_over = True
-        table = nodes.table(self._replica.states[0])
+        moves = self._give_all(nodes.table(self._replica.states[0]), timeout_s)
+        if moves:
+            await asyncio.wait(moves, timeout=timeout_s)
+        return sum(self._groups.is_leader(slot) for slot in range(self._groups.group_count))
+
+    def _give_all(self, table: Mapping[int, NodeRow], timeout_s: float) -> list[asyncio.Task[bool]]:
         moves = []
         for slot in range(self._groups.group_count):
             if not self._groups.is_leader(slot):
                 continue
             near = [node for node in preference(slot, self._staying(slot, table)) if self._is_near(slot, node)]
             if near:
+                # One that stops as well would have to give it away again.
+                near.sort(key=lambda node: self._fit_s(node) <= 0)
                 moves.append(self._moving.get(slot) or self._move(slot, near[0], timeout_s))
-        if moves:
-            await asyncio.wait(moves, timeout=timeout_s)
-        return sum(self._groups.is_leader(slot) for slot in range(self._groups.group_count))
+        return moves
 
     async def stop(self) -> None:
         moves = list(self._moving.values())
@@ -182,20 +185,19 @@ class Balance:
         return task
 
     async def _give(self, slot: int, node: int, timeout_s: float) -> bool:
-        """Owned by this object, ends within timeout_s. The next leader must have every entry, so nothing new is
-        proposed here meanwhile."""
+        """Owned by this object, ends within timeout_s. While a transfer is under way the log takes no proposals, so
+        that its next leader can catch up."""
         groups, clock = self._groups, self._clock
         end = clock.monotonic() + timeout_s
         asked = False
-        self._pause(slot, True)
-        try:
-            while groups.is_leader(slot) and clock.monotonic() < end:
-                asked = asked or groups.transfer(slot, node)
-                await asyncio.sleep(_LOOK_EVERY_S)
-        finally:
-            self._pause(slot, False)
+        while groups.is_leader(slot) and clock.monotonic() < end:
+            asked = asked or groups.transfer(slot, node)
+            await asyncio.sleep(_LOOK_EVERY_S)
         if groups.is_leader(slot):
             log.info("slot %d: node %d did not take over within %.1f s", slot, node, timeout_s)
+            # Others come first, before it is tried again.
+            later = clock.monotonic() + self._options.settled_s
+            self._pinned[slot] = max(self._pinned.get(slot, 0.0), later)
             return False
         self.moved += 1
         log.info("slot %d: node %d takes over", slot, node)

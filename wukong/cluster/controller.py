@@ -16,7 +16,7 @@ import msgspec
 from wukong import __version__
 from wukong.channel.nodes import NodeRow
 from wukong.clock import Clock
-from wukong.cluster.balance import HAND_OVER_S, Balance, BalanceOptions, Pause
+from wukong.cluster.balance import HAND_OVER_S, Balance, BalanceOptions
 from wukong.cluster.clocks import Clocks
 from wukong.cluster.control import Body, Control, number
 from wukong.cluster.health import OK, Health, HealthOptions, SlotSample
@@ -49,8 +49,8 @@ class Controller:
     """Wire the links' events to `connected`, `disconnected`, `told`, `heard` (every message) and `received` (CONTROL).
 
     own: this node's row of the table. clocks: hears the wall clocks of the others; clock has
-    this machine's, as it is. close_some: see Health. pause: see
-    Balance. differing: keys in which this node's file differs from the cluster's settings. snapshots: a line for each
+    this machine's, as it is. close_some, clients: see Health. pause: no longer
+    used. differing: keys in which this node's file differs from the cluster's settings. snapshots: a line for each
     snapshot under way. members_changed: told the table of nodes when it is another one than before, for
     Links.set_peers."""
 
@@ -67,8 +67,9 @@ class Controller:
         rng: random.Random,
         clocks: Clocks | None = None,
         options: ControllerOptions | None = None,
-        close_some: Callable[[int], None] = lambda count: None,
-        pause: Pause = lambda slot, on: None,
+        close_some: Callable[[int], object] = lambda count: None,
+        clients: Callable[[], int] = lambda: 0,
+        pause: object = None,
         differing: Callable[[], list[str]] = _nothing,
         snapshots: Callable[[], list[str]] = _nothing,
         members_changed: Callable[[dict[int, NodeRow]], None] = lambda table: None,
@@ -87,7 +88,8 @@ class Controller:
         self._members_changed = members_changed
         self._table: dict[int, NodeRow] = {}
         self._task: asyncio.Task[None] | None = None
-        self._told_at = -PROGRESS_S
+        self._told_at = -math.inf
+        self._is_leaving = False
         self._commits: dict[int, int] = {}  # slot -> commit index that another node told
         self._well: dict[int, tuple[float, float]] = {}  # node -> since when it says that it is well, and when last
         self.peers = Peers(node_id, clock)
@@ -117,7 +119,6 @@ class Controller:
             leads=self.leads,
             clock=clock,
             options=options.balance,
-            pause=pause,
             told=lambda slot, node: self.control.send(node, "pin", slot=slot),
             fit_s=self._well_s,
         )
@@ -130,7 +131,7 @@ class Controller:
             clock=clock,
             options=options.watch,
         )
-        self.health = Health(clock, options.health, rng=rng, close_some=close_some)
+        self.health = Health(clock, options.health, rng=rng, close_some=close_some, clients=clients)
 
     # -- life
 
@@ -148,7 +149,10 @@ class Controller:
         await self.balance.stop()
 
     async def hand_over_all(self, timeout_s: float = HAND_OVER_S) -> int:
-        """For a planned stop: see Balance.hand_over_all."""
+        """For a planned stop: see Balance.hand_over_all. The others hear first that this node takes nothing more."""
+        self._is_leaving = True
+        self._told_at = -math.inf
+        self._tell_progress()
         return await self.balance.hand_over_all(timeout_s)
 
     async def _run(self) -> None:
@@ -242,7 +246,7 @@ class Controller:
             return
         self._told_at = now
         commits = [[slot, self._groups.commit_index(slot)] for slot in self.leads.led()]
-        well = self.health.is_well and self._replica.is_live
+        well = self.health.is_well and self._replica.is_live and not self._is_leaving
         # To silent ones too: where no log is shared, this is all by which two nodes hear each other.
         for node in self.peers.connected_nodes():
             self.control.send(node, "progress", commits=commits, well=well, clock_ms=self._clock.now_ms())

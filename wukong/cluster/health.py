@@ -28,7 +28,8 @@ class HealthOptions(msgspec.Struct, frozen=True, kw_only=True):
     disk_hangs_s: a disk that has not finished a write of the log for so long counts as lost, with every slot.
     behind_s: a slot that has not applied what was known as committed so long ago counts as lagging.
     bad_s, well_s: how long it lasts until clients are shed, until they are taken again.
-    close_per_second: sessions closed while shedding. jitter_s: until the first is closed, drawn from 0 to this."""
+    close_per_second: sessions closed while shedding; more if a node that has lost its majority would otherwise not be
+    rid of all its clients within deaf_s. jitter_s: until the first is closed, drawn from 0 to this."""
 
     silent_s: float = 1.5
     disk_hangs_s: float = 2.0
@@ -36,6 +37,7 @@ class HealthOptions(msgspec.Struct, frozen=True, kw_only=True):
     bad_s: float = 3.0
     well_s: float = 2.0
     close_per_second: int = 500
+    deaf_s: float = 10.0
     jitter_s: float = 1.0
 
 
@@ -56,7 +58,8 @@ class Verdict(NamedTuple):
 
 
 class Health:
-    """close_some: close about so many client sessions, so that they reconnect elsewhere; called while shedding."""
+    """close_some: close about so many client sessions, so that they reconnect elsewhere; called while shedding.
+    clients: how many there are."""
 
     def __init__(
         self,
@@ -64,12 +67,15 @@ class Health:
         options: HealthOptions | None = None,
         *,
         rng: random.Random | None = None,
-        close_some: Callable[[int], None] = lambda count: None,
+        close_some: Callable[[int], object] = lambda count: None,
+        clients: Callable[[], int] = lambda: 0,
     ) -> None:
         self._clock = clock
         self._options = options or HealthOptions()
         self._rng = rng or random.Random()
         self._close_some = close_some
+        self._clients = clients
+        self._most_clients = 0  # since they are being shed
         self._seen_at: float | None = None
         self._marks: list[deque[tuple[float, int]]] = []
         self._bad_for_s = 0.0
@@ -101,7 +107,7 @@ class Health:
         self.is_well = not lost and not lagging
         self._decide(lost or (lagging if other_is_well else ""), lost or lagging, passed_s)
         if not self.serving:
-            self._close(passed_s)
+            self._close(passed_s, is_deaf=bool(lost))
         return self.verdict
 
     def _lost(self, slots: Sequence[SlotSample]) -> str:
@@ -147,15 +153,20 @@ class Health:
             self.verdict = Verdict(SHED, to_shed)
             self._close_in_s = self._rng.random() * self._options.jitter_s
             self._to_close = 0.0
+            self._most_clients = 0
         else:
             self.verdict = Verdict(DEGRADED, trouble) if trouble else Verdict(OK)
 
-    def _close(self, passed_s: float) -> None:
+    def _close(self, passed_s: float, *, is_deaf: bool) -> None:
+        """is_deaf: clients get nothing here, so they have to be gone soon; others have limits for those who come."""
+        self._most_clients = max(self._most_clients, self._clients())
         if self._close_in_s > 0:
             self._close_in_s -= passed_s
             return
+        options = self._options
+        per_second = max(options.close_per_second, self._most_clients / options.deaf_s if is_deaf else 0)
         # Uneven steps, so that clients of several nodes do not come back in beats.
-        self._to_close += self._options.close_per_second * passed_s * (0.5 + self._rng.random())
+        self._to_close += per_second * passed_s * (0.5 + self._rng.random())
         count = int(self._to_close)
         if count:
             self._to_close -= count

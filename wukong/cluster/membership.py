@@ -20,7 +20,7 @@ from wukong.channel.nodes import NodeRow
 from wukong.clock import Clock
 from wukong.cluster.interfaces import Facts, Groups, Replica
 from wukong.cluster.leads import Leads
-from wukong.cluster.peers import Peers
+from wukong.cluster.peers import REACHABLE_SILENCE_S, Peers
 from wukong.cluster.proposer import Proposer
 from wukong.errors import WukongError
 from wukong.raft.log import Change, Member
@@ -291,7 +291,7 @@ class Membership:
         busy = False
         for node, facts in list(self._peers.facts.items()):
             asks = facts.join and node not in (*table, self._node_id) and facts.cluster in (0, self._cluster)
-            if not asks or self._void.get(node) is facts or self._peers.silent_s(node) > _JOIN_HOLDS_S:
+            if not asks or self._void.get(node) is facts or self._peers.heard_s(node) > _JOIN_HOLDS_S:
                 continue
             if not self._is_full(table, node):
                 busy = True
@@ -303,7 +303,8 @@ class Membership:
         busy = False
         for node, row in table.items():
             facts = self._peers.facts.get(node)
-            if facts is None or node == self._node_id or not self._peers.is_reachable(node):
+            # Heard is enough: a node that came back elsewhere is not reached before its row says where it is.
+            if facts is None or node == self._node_id or self._peers.heard_s(node) > REACHABLE_SILENCE_S:
                 continue
             if row.leaving or facts.cluster not in (0, self._cluster) or not _differs(row, facts):
                 continue

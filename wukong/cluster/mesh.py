@@ -1,7 +1,11 @@
 """The links of a node, seen from the cluster: who is connected, who belongs to us, and where what they send goes.
 
 Only nodes of the same cluster are heard; what others send, but for their facts, is dropped. A node counts as connected
-when our link to it is up and it has told us that it belongs to our cluster.
+when our link to it is up and it has told us that it belongs to our cluster. A number is that of the process which was
+heard last under it, until that one has been silent for TWIN_SILENCE_S: another one with another disk is not let in.
+
+Where a node is: as this node's configuration says, if it names the node, until an operator enters another address;
+else as the newest word has it, the node's own or its row's. docs/design/links.md.
 """
 
 import logging
@@ -10,12 +14,19 @@ from typing import Protocol
 
 import msgspec
 
+from wukong.channel.nodes import MAX_NODES
 from wukong.clock import Clock
 from wukong.cluster.formation import Facts, Forming, read_facts
+from wukong.links.addresses import split_address
 from wukong.links.kinds import CONTROL, FORWARD, RAFT, SNAPSHOT
 from wukong.store.datadir import Formation
 
 log = logging.getLogger(__name__)
+
+TWIN_SILENCE_S = 10.0
+"""So long a node keeps its number against one with another disk: a second process under it, or the same node that has
+lost its disk."""
+_COMPLAINT_PAUSE_S = 10.0
 
 
 class Links(Protocol):
@@ -47,7 +58,8 @@ class Replica(Protocol):
 
 
 class Mesh:
-    """A links handler (wukong.links). own: what this node tells of itself. addresses: nodes to dial, node -> host:port.
+    """A links handler (wukong.links). own: what this node tells of itself. addresses: of the nodes that this node's
+    configuration names, initNodes and seed, node -> host:port.
 
     replica is set once this node belongs to a cluster and its log runs; until then only facts are heard."""
 
@@ -61,11 +73,16 @@ class Mesh:
         self._clock = clock
         self._links: Links | None = None
         self._replica: Replica | None = None
-        self._configured = dict(addresses)
+        self._named = frozenset(addresses)
+        self._configured = dict(addresses)  # without those for which an operator has entered another address
         self._addresses = dict(addresses)
+        self._rows: dict[int, tuple[str, int]] = {}  # node -> address and disk in the table
         self._up: dict[int, float] = {}  # our link to the node is up since
         self._connected: dict[int, float] = {}
         self._ours: set[int] = set()  # nodes of our cluster, by their last facts
+        self._heard_at: dict[int, float] = {}
+        self._said: dict[int, str] = {}  # node -> what is wrong with its facts, as the log has it
+        self._twin_said_at: dict[int, float] = {}
 
     # -- life
 
@@ -97,17 +114,39 @@ class Mesh:
         for node in list(self._up):
             self._look(node)
 
-    def learn(self, addresses: Mapping[int, str]) -> None:
-        """Addresses of nodes, from the replicated table. Those of this node's configuration count more: it may have a
-        way of its own to a node."""
-        merged = {**self._addresses, **addresses, **self._configured}
-        if merged != self._addresses:
-            self._addresses = merged
+    def learn(self, addresses: Mapping[int, str], disks: Mapping[int, int] | None = None) -> None:
+        """Addresses and disks of nodes, from the replicated table; whenever it has changed. Addresses of this node's
+        configuration count more, since it may have a way of its own to a node; but not against an operator who enters
+        another one while this process runs. An operator's row has disk 0 until its node comes."""
+        before, first = self._addresses, not self._rows
+        self._addresses = dict(before)
+        for node, addr in addresses.items():
+            row = addr, (disks or {}).get(node, -1)
+            old = self._rows.get(node, ("", -1))
+            self._rows[node] = row
+            if node == self.node_id or row == old:
+                continue
+            # Directories of old versions have disk 0: such a row may be its node's own.
+            facts = self.facts_of.get(node)
+            by_operator = row[1] == 0 and not first and not (facts is not None and facts.disk == 0)
+            if node in self._configured:
+                if not by_operator or addr == self._configured[node]:
+                    continue
+                log.warning(
+                    "node %d is dialed at %s from now on, as an operator entered it, and no longer at %s; change this "
+                    "node's configuration too (cluster.initNodes, cluster.seed), which counts at the next start",
+                    *(node, addr, self._configured.pop(node)),
+                )
+            elif addr == old[0] and not by_operator:
+                continue  # what the node has said of itself since is newer
+            self._addresses[node] = addr
+        if self._addresses != before:
             self._dial()
             self._tell()
 
     def forget(self, node: int) -> None:
         """A node was removed from the cluster: it is neither dialed nor heard."""
+        self._rows.pop(node, None)
         self._configured.pop(node, None)
         if self._addresses.pop(node, None) is not None:
             self._dial()
@@ -145,6 +184,7 @@ class Mesh:
 
     def connected(self, node: int) -> None:
         self._up[node] = self._clock.monotonic()
+        self._look_for_formation(node)
         self._look(node)
         self.on_heard()
 
@@ -154,29 +194,29 @@ class Mesh:
             self.forming.lost(node)
         self._look(node)
 
-    def facts(self, node: int, facts: object) -> None:
+    def facts(self, node: int, facts: object) -> bool:
+        """False: they are not taken for those of the node with this number, and changed nothing."""
         read = read_facts(node, facts)
         if read is None:
-            log.warning("node %d told facts that cannot be read; is it of another version?", node)
-            return
+            self._say(node, logging.WARNING, "told facts that cannot be read; is it of another version?")
+            return False
+        if self._is_twin(read):
+            return False
         known = self.facts_of.get(node)
-        foreign = bool(self.own.cluster and read.cluster) and read.cluster != self.own.cluster
-        if foreign and (known is None or known.cluster != read.cluster):
-            log.error("node %d belongs to another cluster; nothing it sends is taken", node)
+        if known is not None and known.cluster and not read.cluster and known.disk == read.disk:
+            return True  # told before the last ones, on a slower link: a directory does not leave its cluster
+        self._heard_at[node] = self._clock.monotonic()
         self.facts_of[node] = read
-        if node not in self._addresses and read.addr and read.join:
-            # It cannot be answered but by a link of our own.
-            self._addresses[node] = read.addr
-            self._dial()
-        if self.forming is not None:
-            self.forming.heard(node, read)
-            self._addresses = {**read.nodes, **self._addresses} if read.cluster else self._addresses
-            self._addresses.pop(self.node_id, None)
-            self._dial()
-        if read.cluster == self.own.cluster and read.slots != self.own.slots:
-            log.error(
-                "node %d has %d slots, this cluster %d; nothing it sends is taken", node, read.slots, self.own.slots
-            )
+        is_foreign = bool(self.own.cluster and read.cluster) and read.cluster != self.own.cluster
+        if is_foreign:
+            self._say(node, logging.ERROR, "belongs to another cluster; nothing it sends is taken")
+        elif read.cluster and self.own.cluster and read.slots != self.own.slots:
+            text = f"has {read.slots} slots, this cluster {self.own.slots}; nothing it sends is taken"
+            self._say(node, logging.ERROR, text)
+        else:
+            self._said.pop(node, None)
+        self._take_address(read)
+        self._look_for_formation(node)
         if self._is_ours(read):
             self._ours.add(node)
             if self._replica is not None:
@@ -185,10 +225,14 @@ class Mesh:
             self._ours.discard(node)
         self._look(node)
         self.on_heard()
+        return True
 
     def received(self, node: int, kind: int, group: int, body: object) -> None:
+        if node not in self._ours:
+            return
+        self._heard_at[node] = self._clock.monotonic()
         replica = self._replica
-        if replica is None or node not in self._ours:
+        if replica is None:
             return
         if kind == RAFT:
             if isinstance(body, dict):
@@ -205,6 +249,55 @@ class Mesh:
     def _is_ours(self, facts: Facts) -> bool:
         # Channels are spread over slots: with another number of them nothing would be found.
         return bool(facts.cluster) and (facts.cluster, facts.slots) == (self.own.cluster, self.own.slots)
+
+    def _is_twin(self, facts: Facts) -> bool:
+        """Whether somebody else was heard under this number a moment ago. Who has the disk of the table is always let
+        in: the other one may have come while it was away."""
+        node, known = facts.node, self.facts_of.get(facts.node)
+        _, disk = self._rows.get(node, ("", 0))
+        if known is None or node not in self._ours or facts.disk in (known.disk, disk or known.disk):
+            return False
+        now = self._clock.monotonic()
+        silent_s = now - self._heard_at[node]
+        if silent_s >= TWIN_SILENCE_S:
+            return False
+        if now - self._twin_said_at.get(node, -_COMPLAINT_PAUSE_S) >= _COMPLAINT_PAUSE_S:
+            self._twin_said_at[node] = now
+            log.error(
+                "a node %d tells disk %x, but disk %x was heard under that id %.0f s ago: if two processes run with "
+                "nodeId %d, stop one of them; else it is let in when the old one was silent for %.0f s",
+                *(node, facts.disk, known.disk, silent_s, node, TWIN_SILENCE_S),
+            )
+        return True
+
+    def _take_address(self, facts: Facts) -> None:
+        """Where a node says that it is. It knows best, and may have been moved."""
+        node, addr = facts.node, facts.addr
+        if not addr or node in self._configured or facts.cluster not in (0, self.own.cluster):
+            return
+        # A newcomer cannot be answered but by a link of our own. More than the table holds are not taken in anyway.
+        is_wanted = node in self._addresses or (facts.join and len(self._addresses) < MAX_NODES)
+        if is_wanted and self._addresses.get(node) != addr:
+            self._addresses[node] = addr
+            self._dial()
+
+    def _look_for_formation(self, node: int) -> None:
+        """Who has no cluster counts only while our link to it is up: behind one that is gone may be another disk."""
+        facts = self.facts_of.get(node)
+        if self.forming is None or facts is None or not (facts.cluster or node in self._up):
+            return
+        is_named = node in self._named
+        self.forming.heard(node, facts, named=is_named)
+        if is_named and facts.cluster:
+            self._addresses = {**facts.nodes, **self._addresses}
+            self._addresses.pop(self.node_id, None)
+            self._dial()
+
+    def _say(self, node: int, level: int, text: str) -> None:
+        """Once, until it changes: a node tells its facts whenever it connects."""
+        if self._said.get(node) != text:
+            self._said[node] = text
+            log.log(level, "node %d %s", node, text)
 
     def _look(self, node: int) -> None:
         """A node is connected, or is not any more."""
@@ -229,11 +322,3 @@ class Mesh:
         if self._links is not None:
             peers = {node: split_address(addr) for node, addr in self._addresses.items() if node != self.node_id}
             self._links.set_peers({node: at for node, at in peers.items() if at is not None})
-
-
-def split_address(text: str) -> tuple[str, int] | None:
-    """host:port or [host]:port; None for anything else."""
-    host, colon, port = text.rpartition(":")
-    if not colon or not host or not port.isdigit() or int(port) > 65_535:
-        return None
-    return host.strip("[]"), int(port)

@@ -76,7 +76,12 @@ class Peers:
             # A link that has just come up brings its facts in a moment.
             return self._clock.monotonic() - self._up[node] if node in self._up else math.inf
         now = self._clock.monotonic()
-        return max(now - self._heard[node], now - self._down[node] if node in self._down else 0.0)
+        # It may be heard for ever without a link of ours to it: a node that was removed before this process began.
+        return max(now - self._heard[node], 0.0 if node in self._up else now - self._down.get(node, self._began))
+
+    def heard_s(self, node: int) -> float:
+        """How long ago something came from it, whether or not anything could be sent to it; infinite for never."""
+        return self._clock.monotonic() - self._heard.get(node, -math.inf)
 
     def disk_silent_s(self, node: int, disk: int) -> float:
         """How long ago this node was last heard while it told this disk; since this object was made if it never was."""

@@ -53,6 +53,12 @@ class Admission:
         while self._waiting and len(self._tasks) < self._in_progress_limit:
             self._start(self._waiting.popleft())
 
+    def end_all(self) -> None:
+        """No login that was admitted so far comes to an end: those under way are cancelled, the others forgotten."""
+        self._waiting.clear()
+        for task in self._tasks:
+            task.cancel()
+
     async def drain(self, timeout_s: float) -> None:
         """After all connections were closed, which cancels their logins."""
         self._waiting.clear()

@@ -90,6 +90,8 @@ class Endpoint(Outgoing):
         self._last_read_at = hub.monotonic()
         self._in_packet_bytes += len(data)
         hub.counters.in_bytes += len(data)
+        if self._epoch != hub.epoch:
+            self.drop()
         phase = self._phase
         connection = self._connection
         if phase is OPEN:
@@ -236,7 +238,7 @@ class Endpoint(Outgoing):
         """Take up again what a limit has stopped, as far as the limits allow: SENDs that are held, then packets that
         were received, then reading."""
         self._going_on = False
-        if self._phase is not OPEN:
+        if self._phase is not OPEN or self.is_condemned:
             return
         held = self._held
         while held:
@@ -369,9 +371,12 @@ class Endpoint(Outgoing):
         self._connect = None
         hub = self._hub
         # It is there once, in one of them, so the logout is called once.
-        if self.number and (hub.by_number.pop(self.number, None) or hub.leaving.pop(self.number, None)) is not None:
+        number = self.number
+        if number and any(
+            sessions.pop(number, None) is not None for sessions in (hub.by_number, hub.leaving, hub.condemned)
+        ):
             # Not now: the caller may be in the middle of an apply, or of a walk over the sessions.
-            hub.loop.call_soon(hub.sessions.logout, self.number, self._uid)
+            hub.loop.call_soon(hub.sessions.logout, number, self._uid)
 
     def _forget(self) -> None:
         super()._forget()

@@ -6,7 +6,6 @@ import ssl
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from ipaddress import IPv4Network, IPv6Network
-from itertools import islice
 
 from wukong.clock import Clock
 from wukong.gateway.endpoint import Endpoint
@@ -26,7 +25,8 @@ from wukong.protocol.recv_frame import RecvView
 log = logging.getLogger(__name__)
 
 _BACKLOG = 4_096
-_CLOSES_PER_TURN = 200
+_CLOSES_PER_TURN = 100
+_LAST_TURNS_S = 0.2
 
 
 class ClientGateway:
@@ -53,7 +53,6 @@ class ClientGateway:
             options=self._options,
             trusted_proxies=TrustedProxies(trusted_proxies),
         )
-        self._by_number = self._hub.by_number
         self._servers: list[asyncio.AbstractServer] = []
         self._hub.start_timers()
 
@@ -80,27 +79,28 @@ class ClientGateway:
 
     async def stop(self, timeout_s: float = 3.0) -> None:
         """Accept nothing more, close every socket without a DISCONNECT (WebSocket 1012), so that SDKs come back. Those
-        that are not gone after timeout_s are aborted."""
+        that are not gone in time are aborted; timeout_s is for all of it, but for the last few turns of the loop."""
         hub = self._hub
+        deadline = hub.loop.time() + timeout_s
         hub.is_stopping = True
         for server in self._servers:
             server.close()
-        for index, entry in enumerate(list(hub.wheel)):
+        for index, entry in enumerate(hub.wheel.entries()):
             assert isinstance(entry, Endpoint)
             entry.close(CloseCode.RESTART)
             if index % _CLOSES_PER_TURN == 0:
                 await asyncio.sleep(0)
         with suppress(TimeoutError):
-            async with asyncio.timeout(timeout_s):
+            async with asyncio.timeout_at(deadline):
                 await hub.empty.wait()
         hub.stop_timers()
-        for entry in list(hub.wheel):
+        for entry in hub.wheel.entries():
             assert isinstance(entry, Endpoint)
             entry.abort()
-        await hub.admission.drain(timeout_s)
+        await hub.admission.drain(max(_LAST_TURNS_S, deadline - hub.loop.time()))
         # Their connection_lost, and the logouts they ask for, come in the next turns.
         with suppress(TimeoutError):
-            async with asyncio.timeout(timeout_s):
+            async with asyncio.timeout(_LAST_TURNS_S):
                 await hub.empty.wait()
                 await asyncio.sleep(0)
         self._servers.clear()
@@ -114,17 +114,15 @@ class ClientGateway:
         return self._hub.is_refusing
 
     def close_all(self) -> None:
-        """Let go of every client at once, logins in progress too. What is queued does not leave: clients come again and
-        pull it."""
-        for entry in list(self._hub.wheel):
-            assert isinstance(entry, Endpoint)
-            entry.drop()
+        """Let go of every client, logins in progress too: from this moment nothing is pushed to them and nothing of
+        theirs is taken, though the sockets of many are closed little by little. What is queued does not leave: clients
+        come again and pull it."""
+        self._hub.condemn_all()
 
-    def close_some(self, count: int) -> None:
-        """Let go of so many clients."""
-        for entry in list(islice(self._hub.wheel, count)):
-            assert isinstance(entry, Endpoint)
-            entry.drop()
+    def close_some(self, count: int) -> int:
+        """Let go of so many clients, little by little. Returns how many that will be; 0 while those of an earlier call
+        wait for their turn."""
+        return self._hub.drop_some(count)
 
     # wukong.dispatch.outbound.Gateway --------------------------------------------------------------------------------
 
@@ -137,24 +135,24 @@ class ClientGateway:
 
     def _push(self, push: Push, sessions: list[int]) -> None:
         size_bytes = push_bytes(push)
-        find = self._by_number.get
+        find = self._hub.by_number.get
         for number in sessions:
             endpoint = find(number)
             if endpoint is not None:
                 endpoint.push(push, size_bytes)
 
     def sendack(self, session: int, packet: Sendack) -> None:
-        endpoint = self._by_number.get(session)
+        endpoint = self._hub.by_number.get(session)
         if endpoint is not None:
             endpoint.sendack(packet)
 
     def end(self, session: int, *, reason: int, text: str, close_after_ms: int) -> None:
-        endpoint = self._by_number.get(session) or self._hub.leaving.get(session)
+        endpoint = self._hub.by_number.get(session) or self._hub.leaving.get(session)
         if endpoint is not None:
             endpoint.end(reason=reason, text=text, close_after_ms=close_after_ms)
 
     def drop(self, session: int) -> None:
-        endpoint = self._by_number.get(session)
+        endpoint = self._hub.by_number.get(session)
         if endpoint is not None:
             endpoint.drop()
 
@@ -173,7 +171,7 @@ class ClientGateway:
     @property
     def sessions(self) -> int:
         """Logins answered or in progress."""
-        return len(self._by_number)
+        return len(self._hub.by_number)
 
     @property
     def logins_in_progress(self) -> int:
@@ -184,13 +182,13 @@ class ClientGateway:
         return self._hub.admission.waiting
 
     def info(self, session: int) -> ConnectionInfo | None:
-        endpoint = self._by_number.get(session)
+        endpoint = self._hub.by_number.get(session)
         return endpoint.info() if endpoint is not None else None
 
     def infos(self) -> Iterator[ConnectionInfo]:
         """All sessions by number, as of the call; each is described when it is asked for, so that the caller may do it
         in slices."""
-        for number in list(self._by_number):
+        for number in list(self._hub.by_number):
             info = self.info(number)
             if info is not None:
                 yield info

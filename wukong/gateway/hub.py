@@ -1,9 +1,11 @@
 """What the connections of one gateway share: the way to the use cases, sessions by number, limits, timers, counters."""
 
 import asyncio
+import logging
 from collections import deque
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Protocol
+from collections.abc import Callable, Iterable
+from itertools import islice
+from typing import TYPE_CHECKING, Protocol, cast
 
 from wukong.clock import Clock
 from wukong.gateway.admission import Admission
@@ -19,7 +21,11 @@ from wukong.service.sessions import Login
 if TYPE_CHECKING:
     from wukong.gateway.endpoint import Endpoint
 
+log = logging.getLogger(__name__)
+
 _CHECKS_PER_TURN = 1_000
+_DROPS_PER_TURN = 100
+_CONGESTED_DROP_PAUSE_S = 0.01
 
 
 class SessionService(Protocol):
@@ -66,6 +72,12 @@ class Hub:
         self.by_number: dict[int, Endpoint] = {}
         # Sessions that were told to go and whose socket is still open; nothing is pushed to them.
         self.leaving: dict[int, Endpoint] = {}
+        # Sessions that are over all at once: nothing is said to them, and their sockets are closed little by little.
+        self.condemned: dict[int, Endpoint] = {}
+        self.epoch = 0
+        """An endpoint of an earlier epoch is to be closed before anything else happens on it."""
+        self._to_drop: deque[Endpoint] = deque()
+        self._is_dropping = False
         self.wheel = Wheel(tick_s=options.tick_ms / 1000, now=clock.monotonic())
         self.admission = Admission(
             in_progress_limit=options.logins_in_progress_limit, waiting_limit=options.logins_waiting_limit
@@ -122,6 +134,59 @@ class Hub:
             starting.popleft()[1].start_pushes()
         if starting:
             self.loop.call_later(starting[0][0] - now, self._start_pushes)
+
+    # Letting go ------------------------------------------------------------------------------------------------------
+
+    def condemn_all(self) -> None:
+        """From now on nothing is pushed or answered to whoever is connected, nothing of theirs is taken, and no login
+        under way comes to an end. Their sockets are closed in slices."""
+        self.epoch += 1
+        self.admission.end_all()
+        if self.condemned:
+            self.condemned.update(self.by_number)
+            self.by_number = {}
+        else:
+            self.condemned, self.by_number = self.by_number, self.condemned
+        self.condemned.update(self.leaving)
+        self.leaving.clear()
+        self._to_drop = deque(cast("list[Endpoint]", self.wheel.entries()))
+        self._begin_dropping()
+
+    def drop_some(self, count: int) -> int:
+        """Close so many sockets in slices, none that is closing already. Returns how many will be: none while earlier
+        ones still wait for their turn."""
+        if self._to_drop:
+            return 0
+        open_ones = (entry for entry in cast("Iterable[Endpoint]", self.wheel) if not entry.is_closing)
+        self._to_drop.extend(islice(open_ones, count))
+        chosen = len(self._to_drop)
+        self._begin_dropping()
+        return chosen
+
+    def _begin_dropping(self) -> None:
+        if not self._is_dropping:
+            self._is_dropping = True
+            self._drop_slice()
+
+    def _drop_slice(self) -> None:
+        """Each close asks for a logout in the next turn, so a slice costs about twice its time."""
+        waiting = self._to_drop
+        end = self.monotonic() + self._slice_s
+        for _ in range(min(_DROPS_PER_TURN, len(waiting))):
+            try:
+                waiting.popleft().drop()
+            except Exception:
+                # One broken socket must not keep the others connected.
+                log.exception("a client's socket could not be closed")
+            if self.monotonic() >= end:
+                break
+        if not waiting:
+            self._is_dropping = False
+        elif self.sessions.congested:
+            # Logouts must not crowd out what clients that come back want of the log.
+            self.loop.call_later(_CONGESTED_DROP_PAUSE_S, self._drop_slice)
+        else:
+            self.loop.call_soon(self._drop_slice)
 
     # Congestion ------------------------------------------------------------------------------------------------------
 

@@ -47,6 +47,7 @@ class Link(asyncio.Protocol):
     __slots__ = (
         "_connected_at",
         "_deadline",
+        "_epoch",
         "_hub",
         "_last_read_at",
         "_phase",
@@ -64,6 +65,7 @@ class Link(asyncio.Protocol):
 
     def __init__(self, hub: Hub) -> None:
         self._hub = hub
+        self._epoch = hub.epoch
         self._phase = OPENING
         self.peer: Peer = ("", 0)
         self.wheel_bucket = 0
@@ -77,6 +79,8 @@ class Link(asyncio.Protocol):
         hub = self._hub
         # uvloop's transports are not subclasses of asyncio's.
         self._transport = transport = cast("asyncio.Transport", transport)
+        # A TLS handshake may have taken its time.
+        self._epoch = hub.epoch
         hub.counters.accepted += 1
         if hub.is_stopping or hub.is_refusing or len(hub.wheel) >= hub.options.connections_limit:
             hub.counters.rejected += 1
@@ -196,6 +200,11 @@ class Link(asyncio.Protocol):
     @property
     def is_closing(self) -> bool:
         return self._phase is CLOSING or self._phase is GONE
+
+    @property
+    def is_condemned(self) -> bool:
+        """All clients of its time are let go: its turn comes soon, and until then nothing may leave or be taken."""
+        return self._epoch != self._hub.epoch
 
     def close(self, code: CloseCode) -> None:
         """Close the socket; what has been written still leaves, what is queued does not. code: for WebSocket."""

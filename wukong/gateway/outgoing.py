@@ -158,7 +158,7 @@ class Outgoing(Link):
         """For the outbox."""
         self._is_marked = False
         out = self._out
-        if out is None or not self._flowing:
+        if out is None or not self._flowing or self.is_condemned:
             return False
         if isinstance(out, list) and len(out) > limit_count:
             batch = out[:limit_count]

@@ -37,6 +37,8 @@ class WebSocketEndpoint(Endpoint):
 
     def data_received(self, data: bytes) -> None:
         reader = self._reader
+        if self.is_condemned:
+            self.drop()
         if reader is None:
             self._read_upgrade(data)
             return

@@ -6,6 +6,7 @@ all: the entry is looked at when it would have been due, and says then when it r
 """
 
 from collections.abc import Iterator
+from itertools import chain
 from typing import Final, Protocol
 
 _BUCKETS: Final = 512
@@ -38,6 +39,10 @@ class Wheel:
         """All entries. Do not change the wheel meanwhile."""
         for bucket in self._buckets:
             yield from bucket
+
+    def entries(self) -> list[Entry]:
+        """All entries as of now, quicker than by iteration."""
+        return list(chain.from_iterable(self._buckets))
 
     def add(self, entry: Entry, due: float) -> None:
         """An entry is in one wheel at most once."""

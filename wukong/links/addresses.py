@@ -1,8 +1,20 @@
-"""Where a link without a secret may go: nowhere but this machine."""
+"""Addresses of nodes as text, and where a link without a secret may go: nowhere but this machine."""
 
 import asyncio
 import socket
 from ipaddress import IPv6Address, ip_address
+
+MAX_ADDRESS_CHARS = 255
+
+
+def split_address(text: str) -> tuple[str, int] | None:
+    """host:port or [host]:port of a node, at most MAX_ADDRESS_CHARS; None for anything else."""
+    host, _, port = text.rpartition(":")
+    host = host.strip("[]")
+    # Digits of other scripts count as digits too, and int() takes not all of them.
+    if len(text) > MAX_ADDRESS_CHARS or not host or not (port.isascii() and port.isdigit() and len(port) <= 5):
+        return None
+    return (host, int(port)) if 0 < int(port) <= 65_535 else None
 
 
 def is_loopback(host: str) -> bool:

@@ -1,7 +1,7 @@
 """One TCP connection between two nodes: handshake, then sealed frames both ways, pings, and an end.
 
 A connection knows no other; what has to be decided among all of them is its owner's. The dialer's connection carries
-messages, the listener writes nothing to it but pings and, to a stranger, facts.
+messages, the listener writes nothing to it but pings and facts.
 """
 
 import asyncio

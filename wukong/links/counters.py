@@ -35,10 +35,11 @@ class LinkCounters(msgspec.Struct):
     handshake_timeouts: int = 0
     half_open_evicted: int = 0
 
-    oversized: int = 0  # the next five closed an authenticated connection, or one in its handshake
+    oversized: int = 0  # the next six closed an authenticated connection, or one in its handshake
     unauthentic: int = 0  # altered, replayed, reordered or reflected frame
     malformed: int = 0
-    stranger_violations: int = 0  # a stranger sent something else than facts
+    stranger_violations: int = 0  # something else than facts, of a stranger or before a newcomer's facts
+    refused_facts: int = 0  # the handler did not take them for those of the node with this number
     silent: int = 0
 
     unknown_kinds: int = 0  # messages of a kind that this version does not know, dropped

@@ -39,9 +39,11 @@ class LinkHandler(Protocol):
         """It is gone, with everything that was under way on it. Once per `connected`, before the next one."""
         ...
 
-    def facts(self, node: int, facts: object) -> None:
-        """A node told its facts (a msgpack value), at connect and whenever they change. The node is authenticated, and
-        a peer, or a stranger while those are allowed. The same facts may be told again."""
+    def facts(self, node: int, facts: object) -> bool:
+        """A node told its facts (a msgpack value), on every connection of either direction, at connect and whenever
+        they change; so the same facts are told again. Its number is authenticated, and a peer's, or a stranger's while
+        those are allowed. False: these are not the facts of the node that is meant by this number; the connection on
+        which they came is closed, and what is there under this number stays."""
         ...
 
     def received(self, node: int, kind: int, group: int, body: object) -> None:
@@ -90,6 +92,7 @@ class Links:
         self._half_open: dict[Incoming, None] = {}  # oldest first
         self._outgoing: dict[int, Outgoing] = {}  # up
         self._incoming: dict[int, Incoming] = {}  # up, of peers and strangers
+        self._newcomers: dict[int, Incoming] = {}  # up besides one in _incoming; their facts are awaited
         self._strangers_allowed = False
         self._facts: bytes | None = None
         self._ticker: asyncio.TimerHandle | None = None
@@ -134,10 +137,10 @@ class Links:
         for node, address in wanted.items():
             if node not in self._dialers:
                 self._dial(node, address)
-        for node, link in list(self._incoming.items()):
-            if node in removed:
-                link.abort()
-            else:
+        for node in removed:
+            self._end_incoming(node)
+        for node, link in self._incoming.items():
+            if not link.is_closed:
                 link.allow_messages(node in wanted)
 
     def allow_strangers(self, on: bool) -> None:
@@ -145,13 +148,12 @@ class Links:
         may not. Turning it off closes their connections."""
         self._strangers_allowed = on
         if not on:
-            for node, link in list(self._incoming.items()):
-                if node not in self._peers:
-                    link.abort()
+            for node in self._incoming.keys() - self._peers.keys():
+                self._end_incoming(node)
 
     def set_facts(self, facts: object) -> None:
-        """Told to every peer at connect and now. Raises TypeError for what msgpack cannot carry, ValueError over
-        facts_limit_bytes."""
+        """Told on every connection, of either direction, at connect and now. Raises TypeError for what msgpack cannot
+        carry, ValueError over facts_limit_bytes."""
         encoded = encode_message(FACTS, 0, facts)
         if len(encoded) > self._options.facts_limit_bytes:
             raise ValueError(f"facts of {len(encoded)} bytes are over the limit of {self._options.facts_limit_bytes}")
@@ -245,13 +247,14 @@ class Links:
         if isinstance(connection, Incoming):
             self._half_open.pop(connection, None)
             self.counters.incoming_up += 1
-            replaced = self._incoming.get(node)
-            self._incoming[node] = connection
-            if replaced is not None:
-                self.counters.incoming_replaced += 1
-                replaced.abort()
-            connection.allow_messages(node in self._peers)
-            self._tell_facts(connection)
+            if (present := self._incoming.get(node)) is None or present.is_closed:
+                self._let_in(connection)
+                return
+            # A restart, or a second process with this number? Its first facts tell.
+            if (last_newcomer := self._newcomers.get(node)) is not None:
+                last_newcomer.abort()
+            self._newcomers[node] = connection
+            connection.allow_messages(False)
         elif isinstance(connection, Outgoing):
             if (last := self._outgoing.get(node)) is not None:
                 self._down(last)  # aborted, and asyncio has not said so yet
@@ -268,14 +271,15 @@ class Links:
     def heard(self, connection: Connection, messages: list[Message]) -> None:
         node = connection.node
         handler = self._handler
-        is_peer = node in self._peers and isinstance(connection, Incoming)
+        may_send = self._may_send(connection)
         for kind, group, body in messages:
             if connection.is_closed:
                 return  # the handler's wish, as of the last message
             try:
                 if kind == FACTS:
-                    handler.facts(node, body)
-                elif not is_peer:
+                    self._hear_facts(connection, body)
+                    may_send = self._may_send(connection)
+                elif not may_send:
                     connection.violate("stranger_violations", f"sent kind {kind}, and may only tell facts")
                 elif kind in KINDS:
                     handler.received(node, kind, group, body)
@@ -289,8 +293,13 @@ class Links:
         node = connection.node
         if isinstance(connection, Incoming):
             self._half_open.pop(connection, None)
+            if self._newcomers.get(node) is connection:
+                del self._newcomers[node]
             if self._incoming.get(node) is connection:
                 del self._incoming[node]
+                newcomer = self._newcomers.pop(node, None)
+                if newcomer is not None and not newcomer.is_closed:
+                    self._let_in(newcomer)
         elif self._outgoing.get(node) is connection:
             self._down(connection)
         if self._is_stopped and not self._connections:
@@ -319,6 +328,38 @@ class Links:
         self._tasks.add(dialer.task)
         dialer.task.add_done_callback(self._tasks.discard)
 
+    def _let_in(self, connection: Incoming) -> None:
+        """From now on this is the connection of its node."""
+        node = connection.node
+        replaced = self._incoming.get(node)
+        self._incoming[node] = connection
+        if replaced is not None:
+            self.counters.incoming_replaced += 1
+            replaced.abort()
+        connection.allow_messages(node in self._peers)
+        self._tell_facts(connection)
+
+    def _end_incoming(self, node: int) -> None:
+        for links in (self._newcomers, self._incoming):
+            if (link := links.get(node)) is not None:
+                link.abort()
+
+    def _may_send(self, connection: Connection) -> bool:
+        """Whether more than facts is taken from it."""
+        return connection.node in self._peers and self._incoming.get(connection.node) is connection
+
+    def _hear_facts(self, connection: Connection, facts: object) -> None:
+        node = connection.node
+        # Only False refuses: what a handler that raises thinks is not known.
+        is_known = self._handler.facts(node, facts) is not False
+        if connection.is_closed:
+            return
+        if not is_known:
+            connection.violate("refused_facts", "told facts of another node than is known by this number", logging.INFO)
+        elif isinstance(connection, Incoming) and self._newcomers.get(node) is connection:
+            del self._newcomers[node]
+            self._let_in(connection)
+
     def _down(self, link: Connection) -> None:
         del self._outgoing[link.node]
         self.counters.outgoing_lost += 1
@@ -329,8 +370,8 @@ class Links:
             self._blame(fault)
 
     def _tell_facts(self, link: Connection) -> None:
-        """A stranger has nobody here who dials it, and hears them on the connection it made."""
-        if self._facts is None or link.is_closed or (isinstance(link, Incoming) and link.node in self._peers):
+        """On connections of both directions: nobody here may know where a stranger is, or where a peer is now."""
+        if self._facts is None or link.is_closed:
             return
         if not link.queue(self._facts):
             # A peer that missed facts would go by old ones: it gets the new ones when it is back.

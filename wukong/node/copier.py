@@ -12,10 +12,13 @@ from collections.abc import Callable
 
 from wukong.channel.commands import ForgetOutbox, Reply, encode_command
 from wukong.channel.effects import Propagate
+from wukong.errors import Unavailable
 
 ProposeAlways = Callable[[int, bytes, Callable[[Reply | None], None]], None]
 
 WINDOW = 256
+FINISHED_COUNT = 4_096
+"""Versions remembered as copied; of an older one the outbox has to tell."""
 _FORGET_AT_ONCE = 1_000
 
 
@@ -43,6 +46,7 @@ class Copier:
         self._waiting: deque[tuple[_Owed, int, bytes]] = deque()
         self._under_way = 0
         self._pumping = False
+        self._finished: dict[tuple[int, int], None] = {}  # the last ones, oldest first
 
     def propagate(self, slot: int, effect: Propagate) -> None:
         """Bring one outbox record of an authority slot to its target slots."""
@@ -87,21 +91,25 @@ class Copier:
 
     def _finish(self, owed: _Owed, *, failed: bool) -> None:
         del self._owed[owed.key]
+        if not failed:
+            self._finished[owed.key] = None
+            if len(self._finished) > FINISHED_COUNT:
+                del self._finished[next(iter(self._finished))]
         for waiter in owed.waiters:
             if waiter.done():
                 continue
             if failed:
-                waiter.cancel()
+                waiter.set_exception(Unavailable("the change is stored; where else it is in force is not known yet"))
             else:
                 waiter.set_result(None)
 
-    def carries(self, slot: int, version: int) -> bool:
-        """Whether copies of this version are under way from here."""
-        return (slot, version) in self._owed
+    def knows(self, slot: int, version: int) -> bool:
+        """Whether copies of this version are, or lately were, under way from here."""
+        return (slot, version) in self._owed or (slot, version) in self._finished
 
     async def copied(self, slot: int, version: int) -> None:
-        """Return when every copy of this version that is under way from here is applied. Cancelled when that can no
-        longer be known."""
+        """Return when every copy of this version that is under way from here is applied. Raises Unavailable when that
+        can no longer be known."""
         owed = self._owed.get((slot, version))
         if owed is None:
             return

@@ -18,15 +18,15 @@ import msgspec
 
 from wukong.channel import copies
 from wukong.channel.commands import Command, Hello, Reply, decode_entry, encode_command, encode_entry
-from wukong.channel.effects import Effect, NodeEnded, Propagate, SessionStarted
+from wukong.channel.effects import Effect, NodeEnded, Propagate, SessionEnded, SessionStarted
 from wukong.channel.ids import slot_of
 from wukong.channel.machine import Outcome, apply_pack
 from wukong.channel.state import State, encode
 from wukong.clock import Clock
-from wukong.errors import RequestRefused, Unavailable
-from wukong.limits import MIB
+from wukong.errors import NotProposed, RequestRefused, Unavailable
+from wukong.limits import KIB, MIB
 from wukong.node.copier import Copier
-from wukong.node.streams import Done, SlotStream
+from wukong.node.streams import PACK_COMMANDS, Done, SlotStream
 from wukong.raft.statemachine import Committed
 from wukong.store.generations import Generations
 from wukong.store.interface import Store
@@ -36,6 +36,9 @@ log = logging.getLogger(__name__)
 
 # Below what one entry may be (RaftConfig.max_entry_bytes), with room for the pack around it.
 COMMAND_LIMIT_BYTES = 4 * MIB
+_PACK_LIMIT_BYTES = COMMAND_LIMIT_BYTES + 4 * KIB
+# Of all packs in an entry together, but for one that is larger alone: an entry is applied in one turn of the loop.
+_ENTRY_COMMANDS = 2 * PACK_COMMANDS
 # Packs of other nodes that wait for the log's next step; what is over it their origins send again.
 FORWARDED_LIMIT_BYTES = 64 * MIB
 # Without progress for so long a stream is sent again to a leader elsewhere; each time it waits twice as long, up to
@@ -47,6 +50,8 @@ SWEEP_S = 5.0
 _COPIED_POLL_S = 0.05
 # A pack whose clock is further ahead of the leader's takes the leader's: one wrong clock must not move the log's time.
 CLOCK_AHEAD_MS = 10_000
+
+_OF_SESSIONS = (SessionStarted, SessionEnded)
 
 APPLIED_KEY = b"\x00applied"
 
@@ -109,11 +114,12 @@ class Node:
         self._leaders: list[int | None] = [None] * slot_count
         self._elsewhere: dict[int, None] = {}  # slots with something to send to the node that leads them
         self._forward_due = False
-        self._forwarded: dict[int, deque[bytes]] = {}  # slot -> packs of other nodes
+        self._forwarded: dict[int, deque[tuple[bytes, int]]] = {}  # slot -> packs of other nodes, commands in each
         self._forwarded_bytes = 0
         self._clocks_told: set[int] = set()
         self._fenced = False
         self._timer: asyncio.TimerHandle | None = None
+        self._resent_from = [0] * slot_count  # the gap each stream was sent again for
         self._progress = [0] * slot_count  # `done` of each stream when it was last looked at
         self._patience = [RESEND_S] * slot_count
         self._waited = [0.0] * slot_count
@@ -224,12 +230,12 @@ class Node:
 
     def propose(self, slot: int, command: Command, done: Done | None) -> None:
         """Put a command into this node's stream to a slot. done gets the reply when it is applied here, or None when
-        its outcome cannot be known (the node stops). Raises Unavailable when not live or far over the limit, and
+        its outcome cannot be known (the node stops). Raises NotProposed when not live or far over the limit, and
         RequestRefused for a command that no entry of the log can hold."""
         if not self._live:
-            raise Unavailable("the node is not ready to take changes")
+            raise NotProposed("the node is not ready to take changes")
         if self._in_flight >= 2 * self._in_flight_limit or self._in_flight_bytes >= 2 * self._in_flight_bytes_limit:
-            raise Unavailable("too many changes are waiting for the log; try again")
+            raise NotProposed("too many changes are waiting for the log; try again")
         encoded = encode_command(command)
         if len(encoded) > COMMAND_LIMIT_BYTES:
             raise RequestRefused(f"a change of {len(encoded)} bytes; the limit is {COMMAND_LIMIT_BYTES}")
@@ -274,10 +280,12 @@ class Node:
             leader, stream = self._leaders[slot], self._streams[slot]
             if leader is None or leader == self.node_id:
                 continue
+            packed = stream.packed
             while (pack := stream.cut(self.node_id, self.incarnation, now_ms, self._pack_limit_bytes)) is not None:
                 if not self._forward(leader, slot, pack):
-                    stream.resend_all()
+                    stream.packed = packed
                     break
+                packed = stream.packed
 
     def receive_forward(self, slot: int, from_node: int, pack: object) -> None:
         """A pack of another node for a slot that this node leads. Dropped if it does not, or over the limit: the origin
@@ -285,7 +293,7 @@ class Node:
         assert self._log is not None
         if not 0 <= slot < self.slot_count or type(pack) is not bytes or self._leaders[slot] != self.node_id:
             return
-        if self._forwarded_bytes + len(pack) > FORWARDED_LIMIT_BYTES or not 0 < len(pack) <= 2 * COMMAND_LIMIT_BYTES:
+        if self._forwarded_bytes + len(pack) > FORWARDED_LIMIT_BYTES or not 0 < len(pack) <= _PACK_LIMIT_BYTES:
             return
         try:
             # Committed bytes that nobody can read would stop every node.
@@ -301,7 +309,7 @@ class Node:
                 self._clocks_told.add(slot)
                 log.error("the clock of node %d is %d s ahead", from_node, (decoded.now_ms - now_ms) // 1000)
             pack = encode(msgspec.structs.replace(decoded, now_ms=now_ms))
-        self._forwarded.setdefault(slot, deque()).append(pack)
+        self._forwarded.setdefault(slot, deque()).append((pack, len(decoded.commands)))
         self._forwarded_bytes += len(pack)
         self._dirty[slot] = None
         self._log.wake()
@@ -310,9 +318,14 @@ class Node:
         """What was sent to a node on an earlier link may be lost."""
         for slot, leader in enumerate(self._leaders):
             if leader == node:
-                self._streams[slot].resend_all()
-                if self._streams[slot].waits:
-                    self._mark(slot)
+                self._send_again(slot)
+
+    def _send_again(self, slot: int) -> None:
+        """Nobody knows what arrived of a stream."""
+        self._streams[slot].resend_all()
+        self._resent_from[slot] = 0
+        if self._streams[slot].waits:
+            self._mark(slot)
 
     def _watch(self) -> None:
         """Every now and then: streams that do not move, and outboxes that nobody empties."""
@@ -327,8 +340,7 @@ class Node:
             if self._waited[slot] >= self._patience[slot] and self._leaders[slot] != self.node_id:
                 self._waited[slot] = 0.0
                 self._patience[slot] = min(2 * self._patience[slot], RESEND_LIMIT_S)
-                stream.resend_all()
-                self._mark(slot)
+                self._send_again(slot)
         now = self._clock.monotonic()
         if now - self._swept_at >= SWEEP_S:
             self._swept_at = now
@@ -361,16 +373,16 @@ class Node:
         return reply
 
     async def copied(self, slot: int, version: int) -> None:
-        """Wait until the copies of an authority's version are applied in every slot that needs them. Cancelled when
-        this node gives them up; the caller sets a time limit."""
+        """Wait until the copies of an authority's version, and of older ones, are applied wherever they are needed.
+        Raises Unavailable when this node gives them up; the caller sets a time limit."""
         if not version:
             return
-        await self.copier.copied(slot, version)
-        # Another node may carry them: this one asked before it was fenced, or caught up by a snapshot. A record leaves
-        # the outbox only when its copies are applied.
-        while any(effect.version == version for effect in copies.owed(self.states[slot])):
-            if self.copier.carries(slot, version):
-                await self.copier.copied(slot, version)
+        if self.copier.knows(slot, version):
+            await self.copier.copied(slot, version)
+            return
+        # Another node carries them: this one asked before it was fenced, or caught up by a snapshot, or asks for what
+        # somebody else asked for before. A record leaves the outbox only when its copies are applied.
+        while any(effect.version <= version for effect in copies.owed(self.states[slot], limit=1)):  # noqa: ASYNC110
             await asyncio.sleep(_COPIED_POLL_S)
 
     async def settled(self, slot: int) -> None:
@@ -398,18 +410,23 @@ class Node:
                     del self._dirty[slot]
                 continue  # while it hands over, everything waits
             packs: list[bytes] = []
-            stream = self._streams[slot]
+            stream, packed = self._streams[slot], self._streams[slot].packed
+            size = count = 0
             if self._leaders[slot] == self.node_id:
                 own = stream.cut(self.node_id, self.incarnation, now_ms, self._pack_limit_bytes)
                 if own is not None:
                     packs.append(own)
+                    size, count = len(own), stream.packed - packed
             forwarded = self._forwarded.get(slot)
-            size = 0
-            while forwarded and (not size or size + len(forwarded[0]) <= self._pack_limit_bytes):
-                pack = forwarded.popleft()
-                size += len(pack)
+            while forwarded:
+                pack, commands = forwarded[0]
+                if packs and (size + len(pack) > 2 * self._pack_limit_bytes or count + commands > _ENTRY_COMMANDS):
+                    break
+                forwarded.popleft()
                 packs.append(pack)
-            self._forwarded_bytes -= size
+                size += len(pack)
+                count += commands
+                self._forwarded_bytes -= len(pack)
             if packs:
                 entries.append((slot, encode_entry(packs)))
             if not forwarded and not stream.waits:
@@ -433,10 +450,18 @@ class Node:
             self._applied[slot] = index, term
             self._views[slot].put(APPLIED_KEY, index.to_bytes(8, "big") + term.to_bytes(8, "big"))
         self._overlay.commit()
+        # What follows is the same on every node. What cannot be carried out must not end them all.
         if effects and self._live:
-            self._sink(effects)
+            try:
+                self._sink(effects)
+            except Exception:
+                log.exception("effects of the log could not be carried out here")
+                self._on_break("a push failed")
         for done, reply in replies:
-            done(reply)
+            try:
+                done(reply)
+            except Exception:
+                log.exception("a reply could not be given")
         if self._fenced:
             self._reborn()
         if self._relief and not self.congested:
@@ -448,8 +473,11 @@ class Node:
         """What a pack of this node led to."""
         stream = self._streams[slot]
         if outcome.resend_from:
-            stream.resend(outcome.resend_from)
-            self._mark(slot)
+            # Of several packs behind one gap only the first has to say so.
+            if outcome.resend_from != self._resent_from[slot]:
+                self._resent_from[slot] = outcome.resend_from
+                stream.resend(outcome.resend_from)
+                self._mark(slot)
             return
         settled, settled_bytes = stream.settle(outcome.first, outcome.replies, replies)
         self._in_flight -= settled
@@ -467,13 +495,13 @@ class Node:
             elif kind is NodeEnded:
                 if effect.node == self.node_id and effect.incarnation == self.incarnation:  # type: ignore[union-attr]
                     self._fenced = self._live
-            elif kind is SessionStarted and self._is_of_an_earlier_life(effect):  # type: ignore[arg-type]
+            elif kind in _OF_SESSIONS and self._is_of_an_earlier_life(effect):  # type: ignore[arg-type]
                 continue  # its socket was closed when that life ended
             else:
                 effects.append(effect)
         state.effects.clear()
 
-    def _is_of_an_earlier_life(self, effect: SessionStarted) -> bool:
+    def _is_of_an_earlier_life(self, effect: SessionStarted | SessionEnded) -> bool:
         return effect.node == self.node_id and effect.incarnation != self.incarnation
 
     def applied(self) -> dict[int, tuple[int, int]]:
@@ -485,15 +513,12 @@ class Node:
     def leadership(self, group: int, leader: int | None, term: int) -> None:
         """Somebody else may lead a slot now: what was on its way there goes again, to the leader there is."""
         self._leaders[group] = leader
-        stream = self._streams[group]
-        stream.resend_all()
         self._owed_before.pop(group, None)
         if leader != self.node_id:
             self._dirty.pop(group, None)
-            for pack in self._forwarded.pop(group, ()):
+            for pack, _ in self._forwarded.pop(group, ()):
                 self._forwarded_bytes -= len(pack)
-        if stream.waits:
-            self._mark(group)
+        self._send_again(group)
 
     def installed(self, group: int, index: int, term: int) -> None:
         """The rows of a slot are others now. Sessions here missed what was skipped; what is in flight may be part of
@@ -505,12 +530,11 @@ class Node:
         if not self._live:
             return
         stream = self.states[group].streams.get(self.node_id)
-        if stream is not None and (stream.incarnation > self.incarnation or stream.ended):
+        over = stream is not None and stream.incarnation == self.incarnation and stream.ended
+        if over or (stream is not None and stream.incarnation > self.incarnation):
             self._reborn()
-            return
-        self._streams[group].resend_all()
-        if self._streams[group].waits:
-            self._mark(group)
+        else:
+            self._send_again(group)
 
 
 def read_applied(row: bytes) -> tuple[int, int]:

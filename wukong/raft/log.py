@@ -367,17 +367,12 @@ class GroupLog(list[Entry]):
             elif position > 0:
                 if self[position][2] != term:
                     raise ValueError(f"trim point {index} has term {term}, its entry {self[position][2]}")
-                # The MEMBERS record behind this one may be torn off.
-                self.members = self._members_at(index)
                 self._drop_to(position)
-                self._members_now = None
                 self._floating = False
             self._replay_members(index, data)
         elif kind == RESET:
             self._rebase(index, term)
             self._floating = False
-            if self.intent is not None and self.intent[:2] == (index, term):
-                self.members = self.intent.members
             self.intent = None
             self._replay_members(index, data)
         elif kind == MEMBERS:

@@ -60,6 +60,7 @@ _ENTRY_OVERHEAD_BYTES = 64
 _ASK_AGAIN_S = 0.1
 _TRIM_ENTRY_COUNT = 10_000
 """Forgotten in one turn of the loop."""
+_COPIED_AT_ONCE = 4
 _RETURN_S = 60.0
 """A member whose link broke is waited for so long."""
 
@@ -772,12 +773,12 @@ class Runtime:
             await self._run_blocking(self._machine.flush)
             for group, (index, _) in applied.items():
                 raw = self._nodes[group]
-                end, progress = self._retained(raw, index), True
+                progress = True
                 while progress and self._running and group not in self._installing:
                     base = raw.log.base_index
-                    raw.trim(min(end, base + _TRIM_ENTRY_COUNT))
+                    raw.trim(min(self._retained(raw, index), base + _TRIM_ENTRY_COUNT))
                     self._active.add(group)
-                    progress = base < raw.log.base_index < end
+                    progress = raw.log.base_index == base + _TRIM_ENTRY_COUNT
                     await asyncio.sleep(0)
             self.wake()
         except Exception as error:
@@ -800,11 +801,15 @@ class Runtime:
         if pinned is not None:
             wanted = min(wanted, pinned)
         config, log = self._config, raw.log
-        most_bytes = max(config.retain_bytes, config.pinned_bytes // self.group_count)
+        # A slot that is being copied must not be overtaken; few are at a time.
+        part = _COPIED_AT_ONCE if pinned is not None else self.group_count
+        most_bytes = max(config.retain_bytes, config.pinned_bytes // part)
         end = base = log.base_index
         kept = log.entry_bytes + _ENTRY_OVERHEAD_BYTES * len(log)
         # From the old end: what is looked at is what goes.
-        while end < index and (kept > most_bytes or (kept > config.retain_bytes and end < wanted)):
+        while end < min(index, base + _TRIM_ENTRY_COUNT) and (
+            kept > most_bytes or (kept > config.retain_bytes and end < wanted)
+        ):
             end += 1
             kept -= _ENTRY_OVERHEAD_BYTES + len(log[end - base][0])
         return end

@@ -75,6 +75,11 @@ def find_record(data: bytes, offset: int) -> int | None:
     return None
 
 
+_MANY_SEGMENTS = 4
+_REPEATED_PART = 4
+"""With more segments than that, up to this part of one, and one group more, is spent on freeing the oldest."""
+
+
 class Batch(NamedTuple):
     """What one turn of the worker writes. Made on the loop, so that the worker reads nothing the loop changes."""
 
@@ -268,6 +273,14 @@ class Wal:
             if budget < 0:
                 break
             chosen.add(log.group)
+        if len(self._segments) > _MANY_SEGMENTS:
+            # One quiet group with entries that are kept for slow followers would hold everything written since.
+            budget = self._segment_bytes // _REPEATED_PART
+            oldest = self._segments[0].last_index
+            for log in (self.logs[group] for group, index in oldest.items() if index > self.logs[group].base_index):
+                if log.group not in chosen and budget > 0:
+                    budget -= log.entry_bytes + _RECORD_BYTES * len(log)
+                    chosen.add(log.group)
         return chosen
 
     def _header(self, number: int) -> bytes:

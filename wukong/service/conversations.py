@@ -142,9 +142,11 @@ class Conversations:
         states = await self._replica.read_all()
         pace = Pace()
         found: list[_Found] = []
-        for state in states:
+        for slot in range(len(states)):
             start = b""
             while True:
+                # Asked for anew after each await: a snapshot may have taken the place of a slot's rows.
+                state = self._replica.slot_now(slot)
                 channels = state.channels_of(uid, start=start, limit=_SLICE)
                 for channel in channels:
                     seconds = _seconds(state, channel, uid, with_empty=with_empty)

@@ -53,22 +53,12 @@ class Replica:
             async with asyncio.timeout(self._timeout_s):
                 reply = await self._node.execute(slot, command)
                 if reply.version:
-                    await self._copied(slot, reply.version)
+                    await self._node.copied(slot, reply.version)
         except TimeoutError:
             raise Unavailable("the change was not confirmed in time; its outcome is not known") from None
         if reply.reason == SYSTEM_ERROR:
             raise RequestRefused("a value is out of bounds; nothing was changed")
         return reply
-
-    async def _copied(self, slot: int, version: int) -> None:
-        try:
-            await self._node.copied(slot, version)
-        except asyncio.CancelledError:
-            task = asyncio.current_task()
-            if task is not None and task.cancelling():
-                raise
-            # The node gave the copies up, nobody cancelled us.
-            raise Unavailable("the change is stored; where else it is in force is not known yet") from None
 
     async def read(self, routing_key: str) -> State:
         """The state of a key's slot, up to date as of this call. Valid until the next await. Raises Unavailable."""

@@ -18,7 +18,7 @@ from wukong.channel.presence import LEVEL_MASTER
 from wukong.channel.state import State, channel_part
 from wukong.clock import Clock
 from wukong.dispatch.dispatcher import Dispatcher
-from wukong.errors import Unavailable
+from wukong.errors import NotProposed, Unavailable
 from wukong.node.node import Node
 from wukong.protocol.packets import Recvack, Send, Sendack
 from wukong.session.registry import LocalSession, Registry
@@ -112,6 +112,9 @@ class Sessions:
         try:
             async with asyncio.timeout(self._login_timeout_s):
                 reply = await self._node.execute(self._node.slot(login.uid), command)
+        except NotProposed:
+            self._incarnations.pop(number, None)
+            raise
         except TimeoutError:
             raise Unavailable("the login could not be committed in time") from None
         if reply.reason != REASON_SUCCESS:

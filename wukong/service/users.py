@@ -78,9 +78,11 @@ class Users:
 
     async def remove_system_uids(self, uids: list[str]) -> None:
         gone = set(await distinct(uids))
+        if not gone:
+            return
+        # Also for nobody: an earlier request may have removed them, and its copies may be under way.
         present = [uid for uid in await self.system_uids() if uid in gone]
-        if present:
-            await self._replica.change_slot(_SYSTEM_SLOT, UpdateSystemUids(OP_REMOVE, present))
+        await self._replica.change_slot(_SYSTEM_SLOT, UpdateSystemUids(OP_REMOVE, present))
 
 
 def _bytes(uids: list[str]) -> int:

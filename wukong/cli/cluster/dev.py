@@ -96,8 +96,6 @@ def check_ports(plan: Plan) -> None:
                 probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
                 try:
                     probe.bind((layout.HOST, port))
-                    # Two may be bound at once as long as neither listens.
-                    probe.listen(1)
                 except OSError as error:
                     if error.errno not in (errno.EADDRINUSE, errno.EACCES):
                         raise
