@@ -19,7 +19,7 @@ WHOLE_SERVER = {"simulation", "cluster", "compat", "scenarios"}
 WITHOUT_MODULE = {"tests/store/test_conformance.py", "tests/test_repository.py"}
 EXECUTABLE = [
     *("scripts/check", "scripts/format", "scripts/serve", "scripts/test"),
-    *("scripts/demo-missed-subscriber", "scripts/soak-kill", ".ci/run"),
+    *("scripts/demo-missed-subscriber", "scripts/soak-kill", "scripts/soak-cluster", "scripts/test-compose", ".ci/run"),
 ]
 CHANGE_KINDS = {"added", "changed", "fixed", "removed", "security"}
 

@@ -13,8 +13,10 @@ import resource
 import signal
 import ssl
 import sys
+import threading
+import time
 from collections.abc import Awaitable, Iterator, Mapping
-from typing import NoReturn
+from typing import Final, NoReturn
 
 import msgspec
 import uvloop
@@ -62,13 +64,19 @@ from wukong.store.rocks import RocksStore
 
 log = logging.getLogger("wukong")
 
-STOP_TIMEOUT_S = 4.5
-LOG_STOP_TIMEOUT_S = 2.0
+# From SIGTERM to the end of the process: what is not done then, the next start recovers from the log.
+STOP_TIMEOUT_S = 4.0
+# The same for a process whose loop is held up: it ends without being asked. See StopSignals.
+STOP_LIMIT_S = 4.6
+# Requests and client sockets under way.
+DOORS_TIMEOUT_S = 2.0
+LOG_STOP_TIMEOUT_S = 1.5
 RETRY_SLICE = 200
 LAG_SAMPLE_S = 0.25
-SETTINGS_TIMEOUT_S = 10.0
 SETTINGS_POLL_S = 0.02
+SETTINGS_RETRY_S = 0.2
 WAIT_NOTICE_S = 5.0
+_STOP_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
 
 
 class Server:
@@ -81,8 +89,11 @@ class Server:
         self.clock = clock or SystemClock()
         self.loop_lag_ms = 0.0
         self.gateway: ClientGateway | None = None
+        self._api: ApiServer | None = None
+        self.controller: Controller | None = None
         self._wanted: set[int] = set()  # nodes of the table
         self._parts = contextlib.AsyncExitStack()
+        self._stopping: asyncio.Task[None] | None = None
         self._disk_hangs = False
 
     async def start(self) -> None:
@@ -95,9 +106,39 @@ class Server:
             await self.stop()
             raise
 
-    async def stop(self) -> None:
-        """Stop listening, close clients so that they reconnect elsewhere, finish the log, close the store."""
+    async def stop(self, timeout_s: float = STOP_TIMEOUT_S) -> None:
+        """Hand leaderships over, close clients so that they reconnect elsewhere, finish the log, close the store.
+
+        Returns after timeout_s at the latest; `is_stuck` tells whether something has not ended. Nothing is cancelled
+        then: end the process. May be called again."""
+        if self._stopping is None:
+            self._stopping = asyncio.get_running_loop().create_task(self._stop(), name="stop")
+        await asyncio.wait([self._stopping], timeout=timeout_s)
+        if self._stopping.done():
+            self._stopping.result()
+
+    @property
+    def is_stuck(self) -> bool:
+        """Stopping was begun and has not come to its end, or a thread hangs in the disk."""
+        return self._disk_hangs or (self._stopping is not None and not self._stopping.done())
+
+    async def _stop(self) -> None:
+        if self.gateway is not None:
+            self.gateway.refuse_new(True)
+        if self.controller is not None:
+            # First of all, while everything still works: others take over at once instead of after an election time.
+            try:
+                await self.controller.hand_over_all()
+            except Exception:
+                log.exception("leaderships could not be handed over")
         await self._parts.aclose()
+
+    async def _close_doors(self) -> None:
+        """Clients and requests at the same time: neither waits for what the other waits for."""
+        doors = [door.stop(DOORS_TIMEOUT_S) for door in (self._api, self.gateway) if door is not None]
+        for outcome in await asyncio.gather(*doors, return_exceptions=True):
+            if isinstance(outcome, Exception):
+                log.error("a listener could not be stopped", exc_info=outcome)
 
     # -- the replica --
 
@@ -110,7 +151,7 @@ class Server:
         await self._start_links(directory)
         formation = await self._belong(directory)
         self.store = RocksStore(str(directory.store), block_cache_bytes=config.wukong.store_cache_bytes)
-        self._parts.callback(self._close_store)
+        self._parts.push_async_callback(self._close_store)
         self.registry = Registry()
         self.audience = Audience()
         self.dispatcher = Dispatcher(
@@ -176,16 +217,15 @@ class Server:
         self._parts.push_async_callback(self.snapshots.stop)
         self._parts.push_async_callback(self._stop_log)
         self.node.attach(self.runtime)
-        self.controller = self._make_controller(directory, formation)
+        controller = self.controller = self._make_controller(directory, formation)
         self.runtime.start()
         self.snapshots.start()
-        self.mesh.serve(Inbound(self.runtime, self.node, self.snapshots, self.controller))
-        self.controller.start()
-        self._parts.push_async_callback(self.controller.stop)
+        self.mesh.serve(Inbound(self.runtime, self.node, self.snapshots, controller))
+        controller.start()
+        self._parts.push_async_callback(controller.stop)
         await self._wait("the log of every slot has a leader and is applied here", self.runtime.ready())
         await self._wait("a majority confirms that this node begins", self.node.go_live(None))
-        self._parts.push_async_callback(self._hand_over)
-        await self._enter_settings(alone=self._is_alone())
+        await self._wait("the cluster's settings are in force here", self._settle())
 
     async def _start_links(self, directory: DataDir) -> None:
         """Listen for other nodes and dial them, if there are any to be expected."""
@@ -254,7 +294,7 @@ class Server:
             clocks=self.clocks,
             rng=random.Random(),
             close_some=lambda count: self.gateway.close_some(count) if self.gateway is not None else None,
-            pause=self.runtime.hold,
+            clients=lambda: self.gateway.connections if self.gateway is not None else 0,
             differing=self._differing_settings,
             snapshots=lambda: [str(line) for line in self.snapshots.progress()],
             members_changed=self._follow_table,
@@ -303,13 +343,11 @@ class Server:
         return self.snapshots.pinned_index(slot)
 
     def _close_clients(self, why: str) -> None:
+        # In this very turn, though the sockets go little by little: apply goes on behind it.
+        self.dispatcher.forget_all()
         if self.gateway is not None:
             log.warning("closing all clients: %s", why)
             self.gateway.close_all()
-
-    async def _hand_over(self) -> None:
-        """Before a planned stop: others take over at once instead of after an election time."""
-        await self.controller.hand_over_all()
 
     def _is_alone(self) -> bool:
         return all(
@@ -325,25 +363,31 @@ class Server:
         ours, theirs = msgspec.to_builtins(self._own_settings()), msgspec.to_builtins(self.node.states[0].settings)
         return [name for name in ours if ours[name] != theirs[name]]
 
+    async def _settle(self) -> None:
+        """Enter the settings, however often this node is fenced and however long there is no majority meanwhile."""
+        while True:
+            try:
+                await self._enter_settings(alone=self._is_alone())
+                return
+            except Unavailable:
+                if not self.node.is_live:
+                    raise
+            await asyncio.sleep(SETTINGS_RETRY_S)
+
     async def _enter_settings(self, *, alone: bool) -> None:
         """Bring the settings on which apply depends into the log. While this node is alone its file is the word on
-        them; a cluster's are changed on purpose only."""
+        them; a cluster's are changed on purpose only. May be repeated."""
         wanted = self._own_settings()
         # A change that the last life left half done comes first, else it would come after this one.
-        async with asyncio.timeout(SETTINGS_TIMEOUT_S):
-            await self.node.settled(0)
+        await self.node.settled(0)
         if self.node.states[0].settings == wanted and alone:
             return
         encoded = msgspec.msgpack.encode(wanted)
-        try:
-            async with asyncio.timeout(SETTINGS_TIMEOUT_S):
-                reply = await self.node.execute(0, PutSettings(encoded, initial=not alone))
-                await self.node.copied(0, reply.version)
-                # Somebody else may have entered them a moment ago: nobody logs in by the defaults.
-                while any(settings_version(state) < reply.version for state in self.node.states):  # noqa: ASYNC110
-                    await asyncio.sleep(SETTINGS_POLL_S)
-        except TimeoutError:
-            raise Unavailable("the cluster's settings could not be read from the log in time; start again") from None
+        reply = await self.node.execute(0, PutSettings(encoded, initial=not alone))
+        await self.node.copied(0, reply.version)
+        # Somebody else may have entered them a moment ago: nobody logs in by the defaults.
+        while any(settings_version(state) < reply.version for state in self.node.states):  # noqa: ASYNC110
+            await asyncio.sleep(SETTINGS_POLL_S)
         differing = self._differing_settings()
         if differing:
             log.warning(
@@ -353,12 +397,14 @@ class Server:
             )
 
     async def _stop_log(self) -> None:
+        self._disk_hangs = True  # until the opposite is known
         self._disk_hangs = not await self.runtime.stop(LOG_STOP_TIMEOUT_S)
 
-    def _close_store(self) -> None:
+    async def _close_store(self) -> None:
+        """Not on the loop: a flush takes as long as the disk wants."""
         if not self._disk_hangs:
-            self.store.flush()
-            self.store.close()
+            await asyncio.to_thread(self.store.flush)
+            await asyncio.to_thread(self.store.close)
 
     def _on_fatal(self, error: BaseException) -> None:
         if not self.fatal.done():
@@ -378,6 +424,8 @@ class Server:
             system_uid=SYSTEM_UID,
         )
         limits = config.wukong
+        controller = self.controller
+        assert controller is not None
         self.gateway = ClientGateway(
             node_id=config.cluster.node_id,
             sessions=self.sessions,
@@ -397,7 +445,7 @@ class Server:
             trusted_proxies=limits.trusted_proxies,
         )
         self.dispatcher.gateway = self.gateway
-        self._parts.push_async_callback(self.gateway.stop)
+        self._parts.push_async_callback(self._close_doors)
         with _listening("addr", config.tcp_addr):
             self.tcp_port = await self.gateway.listen_tcp(config.tcp_addr.host, config.tcp_addr.port)
         with _listening("wsAddr", config.ws_addr):
@@ -410,17 +458,16 @@ class Server:
                 self.wss_port = await self.gateway.listen_websocket(config.wss_addr.host, config.wss_addr.port, tls=tls)
         use_cases = self._use_cases()
         admin = ClusterAdmin(
-            controller=self.controller,
+            controller=controller,
             groups=self.runtime,
             replica=Replica(self.node, timeout_ms=config.cluster.request_timeout_ms),
             wanted=self._own_settings(),
         )
-        api = build_app(use_cases, self._api_options(), cluster=admin)
-        server = ApiServer(api)
+        server = ApiServer(build_app(use_cases, self._api_options(), cluster=admin))
         with _listening("httpAddr", config.http_addr):
             self.http_port = await server.start(config.http_addr.host, config.http_addr.port)
-        self._parts.push_async_callback(server.stop)
-        for work in (self._retry_unacknowledged(), self._sample_loop_lag()):
+        self._api = server
+        for work in (self._retry_unacknowledged(), self._sample_loop_lag(controller)):
             task = asyncio.get_running_loop().create_task(work)
             self._parts.push_async_callback(_cancel, task)
 
@@ -463,7 +510,7 @@ class Server:
     def _why_unhealthy(self) -> str:
         if self.fatal.done():
             return "the log or the disk failed; the node is stopping"
-        if not self.node.is_live:
+        if self._stopping is not None or not self.node.is_live or self.controller is None:
             return "the node is stopping"
         refusing = self.gateway is not None and self.gateway.is_refusing
         return self.controller.health.why_not() or ("new clients are not taken yet" if refusing else "")
@@ -526,14 +573,14 @@ class Server:
                     work = 0
                     await asyncio.sleep(0)
 
-    async def _sample_loop_lag(self) -> None:
+    async def _sample_loop_lag(self, controller: Controller) -> None:
         loop = asyncio.get_running_loop()
         while True:
             due = loop.time() + LAG_SAMPLE_S
             await asyncio.sleep(LAG_SAMPLE_S)
             self.loop_lag_ms = max(0.0, (loop.time() - due) * 1000)
             if self.gateway is not None:
-                self.gateway.refuse_new(not self.controller.health.serving)
+                self.gateway.refuse_new(self._stopping is not None or not controller.health.serving)
 
     def announce(self) -> None:
         """Say where the node serves, for people and for what waits for it."""
@@ -563,61 +610,112 @@ async def _cancel(task: asyncio.Task[None]) -> None:
         await task
 
 
-def run(config: Config) -> int:
-    """Serve until SIGTERM or SIGINT. Returns the exit status: 0 after a clean stop, 1 for a fault told on stderr."""
-    _raise_file_limit()
-    try:
-        return uvloop.run(_serve(config))
-    except WukongError as error:
-        sys.stderr.write(f"wukong: {error}\n")
-    except OSError as error:
-        sys.stderr.write(f"wukong: {error}\n")
-    return 1
+class StopSignals:
+    """SIGTERM and SIGINT, taken by a thread of their own from here on: `arrived` is set on the loop, and if the process
+    still runs limit_s later it ends in any case, even when a disk holds up its loop or its exit. What was acknowledged
+    is in the log. Make it in the main thread before there are others, which would get the signals too."""
 
+    def __init__(self, limit_s: float = STOP_LIMIT_S) -> None:
+        self._limit_s = limit_s
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._event: asyncio.Event | None = None
+        self._came = False
+        self._lock = threading.Lock()
+        signal.pthread_sigmask(signal.SIG_BLOCK, _STOP_SIGNALS)
+        # It lives as long as the process, which does not wait for it.
+        threading.Thread(target=self._run, name="stop-signals", daemon=True).start()
 
-async def _serve(config: Config) -> int:
-    loop = asyncio.get_running_loop()
-    stop = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
-    server = Server(config)
-    # A node may wait for others for long: it has to be stoppable meanwhile, and may break.
-    starting = loop.create_task(server.start())
-    stopping = loop.create_task(stop.wait())
-    await asyncio.sleep(0)
-    await asyncio.wait((starting, stopping, server.fatal), return_when=asyncio.FIRST_COMPLETED)
-    if server.fatal.done():
-        _end_at_once(server.fatal.result())
-    if not starting.done():
-        starting.cancel()
-        with contextlib.suppress(asyncio.CancelledError, TimeoutError):
-            await asyncio.wait_for(starting, STOP_TIMEOUT_S)
-        return 0
-    starting.result()
-    # What lives now lives until the end: collections need not look at it again.
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(50_000, 20, 100)
-    server.announce()
-    await asyncio.wait((stopping, server.fatal), return_when=asyncio.FIRST_COMPLETED)
-    if server.fatal.done():
-        _end_at_once(server.fatal.result())
-    log.info("stopping")
-    try:
-        async with asyncio.timeout(STOP_TIMEOUT_S):
-            await server.stop()
-    except TimeoutError:
-        log.warning("not everything stopped within %.0f s; the next start recovers from the log", STOP_TIMEOUT_S)
-        logging.shutdown()
+    def arrived(self) -> asyncio.Event:
+        """Set when one of the signals comes, or has come before. Call it on the running loop."""
+        with self._lock:
+            self._loop, self._event = asyncio.get_running_loop(), asyncio.Event()
+            if self._came:
+                self._event.set()
+            return self._event
+
+    def _run(self) -> None:
+        signal.sigwait(_STOP_SIGNALS)
+        with self._lock:
+            self._came = True
+            if self._loop is not None and self._event is not None:
+                with contextlib.suppress(RuntimeError):  # the loop is closed
+                    self._loop.call_soon_threadsafe(self._event.set)
+        time.sleep(self._limit_s)
+        os.write(2, b"wukong: something holds up the stop; the next start recovers from the log\n")
         os._exit(0)
-    return 0
+
+
+def run(config: Config) -> int:
+    """Serve until SIGTERM or SIGINT. Returns the exit status: 0 after a stop, 1 for a fault told on stderr. Ends the
+    process itself when something hangs, or the log failed (70)."""
+    _raise_file_limit()
+    return uvloop.run(_serve(config, StopSignals()))
+
+
+async def _serve(config: Config, signals: StopSignals) -> int:
+    server = Server(config)
+    try:
+        await _live(server, signals.arrived())
+    except (WukongError, OSError) as error:
+        sys.stderr.write(f"wukong: {error or type(error).__name__}\n")
+        status = 1
+    except Exception:
+        if not server.is_stuck:
+            raise
+        log.critical("the node failed", exc_info=True)
+        status = 1
+    else:
+        status = 0
+    if server.is_stuck:
+        log.warning("not everything stopped in time; the next start recovers from the log")
+        _exit_now(status)
+    return status
+
+
+async def _live(server: Server, stop: asyncio.Event) -> None:
+    """From start to stop. Raises what kept the node from starting; ends the process if the log fails."""
+    loop = asyncio.get_running_loop()
+    starting = loop.create_task(server.start())
+    asked = loop.create_task(stop.wait())
+    try:
+        await asyncio.sleep(0)
+        # A node may wait for others for long: it has to be stoppable meanwhile, and may break.
+        await asyncio.wait((starting, asked, server.fatal), return_when=asyncio.FIRST_COMPLETED)
+        if server.fatal.done():
+            _end_at_once(server.fatal.result())
+        if asked.done() and not starting.done():
+            log.info("stopping before the start is over")
+            starting.cancel()
+            # It stops what it has started; were it not cancellable, the time limit of the signals is left.
+            await asyncio.wait((starting,))
+            if starting.cancelled() or server.is_stuck:
+                return
+        starting.result()
+        # What lives now lives until the end: collections need not look at it again.
+        gc.collect()
+        gc.freeze()
+        gc.set_threshold(50_000, 20, 100)
+        server.announce()
+        await asyncio.wait((asked, server.fatal), return_when=asyncio.FIRST_COMPLETED)
+        if server.fatal.done():
+            _end_at_once(server.fatal.result())
+        log.info("stopping")
+        await server.stop()
+    finally:
+        asked.cancel()
 
 
 def _end_at_once(error: BaseException) -> NoReturn:
     """The log or the disk failed: what is in memory may not be written any more. Recovery is the next start's work."""
     log.critical("stopping at once: %s", error)
+    _exit_now(70)
+
+
+def _exit_now(status: int) -> NoReturn:
+    """Without waiting for threads that may hang."""
     logging.shutdown()
-    os._exit(70)
+    sys.stderr.flush()
+    os._exit(status)
 
 
 def _raise_file_limit() -> None:

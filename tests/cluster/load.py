@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 
 import aiohttp
 
+import wukong.client as sdk
 from tests.cluster.record import Attempt, Journal, Read, RoomRecord, Stay, Stored, now
 from tests.support.cluster import ClusterProcesses, NodeProcess
 from tests.support.http import NO_ANSWER, Api, ApiError, SpreadApi, payload_of
@@ -48,6 +49,7 @@ class Tally:
 
 class Load:
     """people: uids that are members of every room and send; floaters: uids that come and go, and only listen.
+    apps: one at each node, with the SDK, in the lasting room: they have to get all of it, once and in order.
     lurkers: one on each node, fresh in every cycle, who listen and do not come back when they lose their connection.
     lasting: a room of all cycles."""
 
@@ -61,6 +63,7 @@ class Load:
         self.rooms: list[RoomRecord] = []
         self.people = [Person(self, f"p{number}", number) for number in range(people)]
         self.floaters = [Person(self, f"f{number}", number + 1) for number in range(floaters)]
+        self.apps: list[App] = []
         self.lurkers: list[Person] = []
         self.is_over = asyncio.Event()
         self.lasting = RoomRecord("lasting")
@@ -86,10 +89,14 @@ class Load:
         timeout = aiohttp.ClientTimeout(total=CALL_TIMEOUT_S)
         connector = aiohttp.TCPConnector(limit=0, force_close=False)
         async with aiohttp.ClientSession(connector=connector, timeout=timeout) as self.http:
-            members = [BACK_END, *(person.uid for person in self.people)]
+            self.apps = [App(self, f"app-{node.node_id}", node) for node in self.cluster]
+            members = [BACK_END, *(person.uid for person in self.people), *(app.uid for app in self.apps)]
             with self.lasting.history.adding(members):
                 await self.api(self.next_node()).create(self.lasting.id, members)
-            self._keepers = [asyncio.create_task(person.keep_connected()) for person in self.everybody]
+            self._keepers = [asyncio.create_task(app.run()) for app in self.apps]
+            for app in self.apps:
+                await asyncio.wait_for(app.is_here.wait(), LOGIN_TIMEOUT_S)
+            self._keepers += [asyncio.create_task(person.keep_connected()) for person in self.everybody]
             try:
                 yield
             finally:
@@ -137,6 +144,7 @@ class Load:
             asyncio.create_task(work)
             for work in (
                 *(self._keep_sending(person) for person in self.people),
+                *(app.keep_sending() for app in self.apps),
                 *(self._keep_changing(room) for room in self.rooms for _ in range(2)),
                 *(self._keep_reading(room) for room in self.rooms),
             )
@@ -241,6 +249,16 @@ class Load:
 
     # -- the state afterwards
 
+    async def wait_for_apps(self, timeout_s: float) -> list[str]:
+        """Until they have everything that was acknowledged in the lasting room."""
+        last = max((attempt.seq for attempt in self.lasting.attempts if attempt.is_acked), default=0)
+        deadline = now() + timeout_s
+        while waiting := [app for app in self.apps if app.last_seq < last and app.error is None]:
+            if now() > deadline:
+                return [f"STUCK: {app.uid} has {app.last_seq} of {last}, {app.told()}" for app in waiting]
+            await asyncio.sleep(0.05)
+        return [fault for app in self.apps for fault in app.faults()]
+
     async def read_histories(self, rooms: Sequence[RoomRecord]) -> None:
         """What every node shows."""
         for room in rooms:
@@ -261,6 +279,80 @@ class Load:
                 began = now()
                 members = await self.api(node).members(room.id)
                 room.reads.append(Read(node.node_id, began, now(), frozenset(members)))
+
+
+class App:
+    """A user of the SDK: it reconnects, resends and catches up by itself. Its node is where it connects; it fetches
+    over the API of another one."""
+
+    def __init__(self, load: Load, uid: str, node: NodeProcess) -> None:
+        self.uid = uid
+        self.load = load
+        self.node = node
+        self.received: list[sdk.Message] = []
+        self.error: BaseException | None = None
+        self.is_here = asyncio.Event()
+        self.client: sdk.Client | None = None
+
+    @property
+    def last_seq(self) -> int:
+        return self.received[-1].message_seq if self.received else 0
+
+    async def run(self) -> None:
+        other = self.load.cluster[self.node.node_id % len(self.load.cluster.nodes) + 1]
+        async with sdk.AdminClient(other.http_url, timeout_s=CALL_TIMEOUT_S) as admin:
+            self.client = sdk.connect(
+                f"127.0.0.1:{self.node.tcp_port}",
+                self.uid,
+                sync=sdk.HttpSyncProvider(admin, self.uid),
+                backoff=sdk.Backoff(base_s=0.1, cap_s=1.0),
+                ping_interval_s=3.0,
+                connect_timeout_s=LOGIN_TIMEOUT_S,
+            )
+            try:
+                async with self.client as client:
+                    self.is_here.set()
+                    async for message in client:
+                        if message.channel_id == self.load.lasting.id:
+                            self.received.append(message)
+            except Exception as error:
+                self.error = error
+
+    async def keep_sending(self) -> None:
+        client = self.client
+        assert client is not None
+        while not self.load.is_over.is_set() and self.error is None:
+            attempt = self.load.attempt(self.uid, self.load.lasting)
+            try:
+                sent = await client.send(
+                    attempt.channel, sdk.ChannelType.GROUP, attempt.payload, client_msg_no=attempt.number, timeout=20
+                )
+            except sdk.SendTimeout:
+                self.load.tally.counts["unanswered sends"] += 1
+            except sdk.SendRefused as error:
+                self.load.tally.counts[f"sends answered with {error.reason}"] += 1
+                if error.reason not in OPEN_REASONS:
+                    attempt.refused = True
+                    self.load.tally.faults.append(f"refused with {error.reason}: {attempt}")
+            else:
+                self.load.acked(attempt, sent.message_id, sent.message_seq)
+            await asyncio.sleep(self.load.rng.expovariate(8))
+
+    def told(self) -> str:
+        return "not begun" if self.client is None else f"{self.client.state}, {self.client.error!r}"
+
+    def faults(self) -> list[str]:
+        """What the SDK promises: every message once and in order, and no end of its own."""
+        if self.error is not None:
+            return [f"{self.uid} ended with {self.error!r}"]
+        seqs = [message.message_seq for message in self.received]
+        # Its own messages are not pushed to it, but they are known.
+        own = {attempt.seq for attempt in self.load.lasting.attempts if attempt.sender == self.uid and attempt.seq}
+        missing = set(range(1, self.last_seq + 1)) - set(seqs) - own
+        found = [f"MISSED by {self.uid} with the SDK: seqs {sorted(missing)[:5]} of {self.last_seq}"] if missing else []
+        if seqs != sorted(set(seqs)):
+            found.append(f"{self.uid} with the SDK got a message twice or out of order")
+        return found
 
 
 class Person:

@@ -87,6 +87,7 @@ class Nemesis:
             await self._begin_anew()
         else:
             found += await self._probe()
+            found += await self.load.wait_for_apps(PROBE_TIMEOUT_S)
         if not found:
             found += await self._look_for_ghosts()
             found += await self._judge(number)

@@ -324,6 +324,36 @@ async def test_a_row_follows_what_its_node_says() -> None:
     assert len(world.proposed(PutNode)) == 1, "what is right is not written again"
 
 
+async def test_the_row_of_a_node_that_was_moved_follows_before_anybody_reaches_it_there() -> None:
+    world = World()
+    world.cut(3)
+    await world.run(5)
+    world.peers.told(3, FakeFacts(30, addr="10.0.7.3:11110"))
+    world.membership.wake()
+    await world.run(1)
+    assert world.replica.table[3] == NodeRow("10.0.7.3:11110", 30, "")
+
+
+async def test_what_a_node_said_of_itself_long_ago_changes_no_row() -> None:
+    world = World()
+    world.cut(3)
+    world.replica.live = False
+    world.peers.told(3, FakeFacts(30, addr="10.0.7.3:11110"))
+    await world.run(5)
+    world.replica.live = True
+    await world.run(3)
+    assert world.replica.table[3] == row(3)
+
+
+async def test_a_request_to_join_holds_though_no_link_of_ours_ever_came_up() -> None:
+    world = World()
+    await world.run(70)
+    world.peers.told(4, FakeFacts(40, addr="10.0.0.4:11110", join=True))
+    world.membership.wake()
+    await world.run(1)
+    assert world.replica.table[4] == row(4)
+
+
 async def test_only_the_leader_of_the_first_slot_writes_what_others_say() -> None:
     world = World()
     world.groups[0].leader = 2

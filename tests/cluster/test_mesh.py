@@ -1,12 +1,15 @@
 """Who counts as connected, and whose messages are taken."""
 
+import logging
 from collections.abc import Mapping
 from typing import Any
 
 import msgspec
+import pytest
 
+from wukong.channel.nodes import MAX_NODES
 from wukong.cluster.formation import Facts, Forming
-from wukong.cluster.mesh import Mesh
+from wukong.cluster.mesh import TWIN_SILENCE_S, Mesh
 from wukong.links.kinds import CONTROL, FORWARD, RAFT, SNAPSHOT
 from wukong.store.datadir import Formation
 
@@ -14,11 +17,16 @@ OURS = Formation(77, ((1, 11), (2, 12)))
 
 
 class StillClock:
+    """Moved by the test."""
+
+    def __init__(self) -> None:
+        self.seconds = 5.0
+
     def now_ms(self) -> int:
         return 5
 
     def monotonic(self) -> float:
-        return 5.0
+        return self.seconds
 
 
 class FakeLinks:
@@ -71,9 +79,9 @@ def wire(facts: Facts) -> object:
 THEIRS = wire(Facts(12, 16, 77, OURS.members, "127.0.0.1:2"))
 
 
-def serving() -> tuple[Mesh, FakeLinks, FakeReplica]:
+def serving(clock: StillClock | None = None) -> tuple[Mesh, FakeLinks, FakeReplica]:
     mesh, links, replica = (
-        Mesh(1, StillClock(), Facts(11, 16, addr="127.0.0.1:1"), {2: "127.0.0.1:2"}),
+        Mesh(1, clock or StillClock(), Facts(11, 16, addr="127.0.0.1:1"), {2: "127.0.0.1:2"}),
         FakeLinks(),
         FakeReplica(),
     )
@@ -191,3 +199,222 @@ def test_a_node_of_our_cluster_with_another_number_of_slots_is_not_heard() -> No
     mesh.received(2, RAFT, 0, {})
     assert replica.events == []
     assert mesh.connected_nodes == set()
+
+
+# -- where a node is
+
+
+def test_a_node_that_comes_back_elsewhere_is_dialed_there() -> None:
+    mesh, links, _ = serving()
+    mesh.learn({4: "old:4"}, {4: 14})
+    mesh.facts(4, wire(Facts(14, 16, 77, OURS.members, addr="new:4")))
+    assert links.peers[4] == ("new", 4)
+    mesh.learn({4: "old:4", 5: "h:5"}, {4: 14, 5: 15})
+    assert links.peers[4] == ("new", 4), "its row has not changed, its own word is newer"
+    mesh.learn({4: "newer:4", 5: "h:5"}, {4: 14, 5: 15})
+    assert links.peers[4] == ("newer", 4)
+
+
+def test_a_node_that_lost_its_disk_and_its_address_is_dialed_where_it_says_to_be() -> None:
+    mesh, links, _ = serving()
+    mesh.learn({4: "old:4"}, {4: 14})
+    mesh.facts(4, wire(Facts(99, 16, join=True, addr="new:4")))
+    assert links.peers[4] == ("new", 4)
+
+
+def test_a_node_that_the_configuration_names_is_dialed_nowhere_else_whatever_it_says() -> None:
+    mesh, links, _ = serving()
+    mesh.facts(2, wire(Facts(12, 16, 77, OURS.members, addr="direct:2")))
+    mesh.learn({2: "direct:2"}, {2: 12})
+    assert links.peers[2] == ("127.0.0.1", 2)
+
+
+def test_an_operators_new_address_counts_more_than_the_configuration(caplog: pytest.LogCaptureFixture) -> None:
+    mesh, links, _ = serving()
+    mesh.learn({2: "direct:2"}, {2: 12})
+    mesh.facts(2, THEIRS)
+    mesh.learn({2: "moved:2"}, {2: 0})
+    assert links.peers[2] == ("moved", 2)
+    assert "cluster.initNodes" in caplog.text
+    # It comes, and says where it is; from now on it is a node like all others.
+    mesh.learn({2: "moved:2"}, {2: 12})
+    mesh.facts(2, wire(Facts(12, 16, 77, OURS.members, addr="again:2")))
+    assert links.peers[2] == ("again", 2)
+
+
+def test_a_row_without_a_disk_at_the_start_or_of_an_old_directory_is_no_operators_word() -> None:
+    mesh, links, _ = serving()
+    mesh.learn({2: "direct:2"}, {2: 0})
+    assert links.peers[2] == ("127.0.0.1", 2)
+    mesh, links, _ = serving()
+    mesh.learn({3: "h:3"}, {3: 13})
+    mesh.facts(2, wire(Facts(0, 16, 77, OURS.members, addr="direct:2")))
+    mesh.learn({2: "direct:2", 3: "h:3"}, {2: 0, 3: 13})
+    assert links.peers[2] == ("127.0.0.1", 2)
+
+
+def test_a_node_of_another_cluster_is_not_followed_to_its_address() -> None:
+    mesh, links, _ = serving()
+    mesh.learn({4: "h:4"}, {4: 14})
+    for node in (4, 9):
+        mesh.facts(node, wire(Facts(99, 16, 78, OURS.members, addr="theirs:9", join=True)))
+    assert links.peers == {2: ("127.0.0.1", 2), 4: ("h", 4)}
+
+
+def test_more_newcomers_than_a_table_holds_are_not_dialed() -> None:
+    mesh, links, _ = serving()
+    for node in range(100, 300):
+        mesh.facts(node, wire(Facts(node, 16, join=True, addr=f"h:{node}")))
+    assert len(links.peers) == MAX_NODES
+
+
+# -- two processes with one number
+
+
+def test_a_second_process_with_another_disk_is_not_let_in_while_the_node_is_heard(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    clock = StillClock()
+    mesh, links, replica = serving(clock)
+    mesh.learn({4: "h:4"}, {4: 14})
+    ours = wire(Facts(14, 16, 77, OURS.members, addr="h:4"))
+    assert mesh.facts(4, ours)
+    mesh.connected(4)
+    events = list(replica.events)
+    for _ in range(30):
+        clock.seconds += 1
+        mesh.received(4, CONTROL, 0, {})
+        for twin in (Facts(99, 16, addr="twin:4", join=True), Facts(98, 16, 78, OURS.members, addr="twin:4")):
+            assert not mesh.facts(4, wire(twin))
+    assert [event for event in replica.events if event[0] != "control"] == events
+    assert links.peers[4] == ("h", 4)
+    assert mesh.facts(4, ours), "a restart is let in at once"
+    errors = [record.getMessage() for record in caplog.records if record.levelno == logging.ERROR]
+    assert len(errors) == 3, "one in 10 s"
+    assert "node 4 tells disk 63, but disk e was heard under that id 0 s ago" in errors[0]
+
+
+def test_a_node_with_a_new_disk_is_let_in_when_the_old_one_was_silent_for_long() -> None:
+    clock = StillClock()
+    mesh, _, replica = serving(clock)
+    mesh.facts(2, THEIRS)
+    mesh.connected(2)
+    clock.seconds += 4
+    mesh.received(2, RAFT, 0, {})
+    clock.seconds += TWIN_SILENCE_S - 0.1
+    assert not mesh.facts(2, wire(Facts(99, 16, 77, OURS.members)))
+    clock.seconds += 0.1
+    assert mesh.facts(2, wire(Facts(99, 16, 77, OURS.members)))
+    assert mesh.facts_of[2].disk == 99
+    assert replica.events[-1] == ("facts", 2, 77)
+
+
+def test_the_node_of_the_table_takes_its_number_back_at_once() -> None:
+    clock = StillClock()
+    mesh, _, _ = serving(clock)
+    mesh.learn({2: "h:2"}, {2: 12})
+    mesh.facts(2, wire(Facts(99, 16, 77, OURS.members)))
+    assert mesh.facts(2, THEIRS)
+    assert not mesh.facts(2, wire(Facts(99, 16, 77, OURS.members)))
+
+
+def test_facts_that_a_slower_link_brings_late_do_not_make_a_node_blank_again() -> None:
+    mesh, _, _ = serving()
+    mesh.facts(2, THEIRS)
+    mesh.connected(2)
+    assert mesh.facts(2, wire(Facts(12, 16, join=True)))
+    assert mesh.connected_nodes == {2}
+
+
+# -- what a node says of itself
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        {"addr": "host:²"},
+        {"addr": "h" * 60_000 + ":1"},
+        {"api_url": "u" * 60_000},
+        {"nodes": {0: "h:1"}},
+        {"nodes": {70_000: "h:1"}},
+        {"members": [[1, 1]] * 65},
+        {"disk": -1},
+        {"slots": 100_000},
+    ],
+)
+def test_facts_that_could_poison_a_node_are_refused_and_it_goes_on(broken: dict[str, object]) -> None:
+    mesh, links, replica = serving()
+    facts = {"disk": 19, "slots": 16, "join": True, "addr": "h:9", **broken}
+    assert not mesh.facts(9, facts)
+    mesh.forming = Forming(1, 11, 16, frozenset((1, 2)))
+    assert not mesh.facts(2, facts)
+    mesh.learn({5: "h:5"})
+    assert links.peers == {2: ("127.0.0.1", 2), 5: ("h", 5)}
+    assert replica.events == []
+
+
+def test_what_is_wrong_with_a_nodes_facts_is_said_once_until_it_changes(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    mesh, _, _ = serving()
+    for _ in range(3):
+        mesh.facts(2, wire(Facts(12, 64, 77, OURS.members)))
+    for _ in range(3):
+        mesh.facts(9, wire(Facts(19, 64, 78, OURS.members)))
+    for _ in range(3):
+        mesh.facts(8, "nonsense")
+    said = [record.getMessage().partition(";")[0] for record in caplog.records]
+    assert said == [
+        "node 2 has 64 slots, this cluster 16",
+        "node 9 belongs to another cluster",
+        "node 8 told facts that cannot be read",
+    ]
+    mesh.facts(2, THEIRS)
+    mesh.facts(2, wire(Facts(12, 64, 77, OURS.members)))
+    assert len(caplog.records) == 4
+
+
+def test_a_node_that_comes_to_be_formed_and_one_that_is_blank_do_not_argue_about_slots(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    mesh = Mesh(1, StillClock(), Facts(11, 16), {2: "h:2"})
+    mesh.start(FakeLinks())
+    mesh.facts(9, wire(Facts(19, 64)))
+    assert caplog.records == []
+
+
+# -- forming
+
+
+def blank(node: int, *, wanted: frozenset[int] = frozenset((1, 2))) -> tuple[Mesh, Forming]:
+    mesh = Mesh(node, StillClock(), Facts(10 + node, 16), {other: f"h:{other}" for other in wanted - {node}})
+    mesh.start(FakeLinks())
+    mesh.forming = Forming(node, 10 + node, 16, wanted)
+    return mesh, mesh.forming
+
+
+def test_a_link_that_comes_back_needs_no_new_facts() -> None:
+    mesh, forming = blank(1)
+    mesh.facts(2, wire(Facts(12, 16)))
+    mesh.connected(2)
+    mesh.disconnected(2)
+    assert forming.missing == [2]
+    mesh.connected(2)
+    assert forming.missing == []
+
+
+def test_a_blank_node_counts_only_while_our_link_to_it_is_up() -> None:
+    mesh, forming = blank(1)
+    mesh.facts(2, wire(Facts(12, 16)))
+    assert forming.missing == [2]
+    mesh.connected(2)
+    assert forming.decide(77) == OURS
+
+
+def test_a_formation_is_taken_over_only_from_nodes_that_the_configuration_names() -> None:
+    mesh, forming = blank(1)
+    mesh.facts(7, wire(Facts(70, 16, 666, ((7, 70), (8, 80)), "x:1", nodes={2: "theirs:2", 8: "theirs:8"})))
+    assert forming.decide(1) is None
+    assert set(mesh.addresses) == {2}
+    mesh.facts(2, wire(Facts(12, 16, 77, OURS.members, nodes={3: "h:3"})))
+    assert forming.decide(1) == OURS
+    assert set(mesh.addresses) == {2, 3}

@@ -7,7 +7,7 @@ import pytest
 
 from tests.links.world import HOST, SECRET, Node, Peer, Wire, World, answer, eventually
 from wukong.errors import ConfigError, ListenError
-from wukong.links.kinds import CONTROL, FORWARD, RAFT, SNAPSHOT
+from wukong.links.kinds import CONTROL, FACTS, FORWARD, RAFT, SNAPSHOT
 
 
 async def test_a_message_arrives_as_it_was_sent(world: World) -> None:
@@ -91,10 +91,20 @@ async def test_facts_arrive_before_everything_else_and_whenever_they_change(worl
     one.on_event = lambda event: one.links.send(2, RAFT, 1, "first") if event[0] == "connected" else None
     world.introduce(one, two)
     await two.got(1)
-    from_one = [event for event in two.events if event[1] == 1 and event[0] in ("facts", "received")]
-    assert from_one == [("facts", 1, {"disk": 1}), ("received", 1, RAFT, 1, "first")]
+    assert two.events.index(("facts", 1, {"disk": 1})) < two.events.index(("received", 1, RAFT, 1, "first"))
+    await two.saw("facts", 1, {"disk": 1}, times=2)
     one.links.set_facts({"disk": 2})
-    await two.saw("facts", 1, {"disk": 2})
+    await two.saw("facts", 1, {"disk": 2}, times=2)
+
+
+async def test_a_peer_whose_address_nobody_knows_any_more_hears_the_facts_where_it_dials(world: World) -> None:
+    one, two = await world.node(1), await world.node(2)
+    one.links.set_peers({2: (HOST, 1)})  # nothing is there
+    one.links.set_facts({"cluster": 5})
+    two.links.set_peers({1: (HOST, one.port)})
+    await two.saw("facts", 1, {"cluster": 5})
+    one.links.set_facts({"cluster": 6})
+    await two.saw("facts", 1, {"cluster": 6})
 
 
 async def test_too_large_facts_are_refused(world: World) -> None:
@@ -169,15 +179,86 @@ async def test_a_node_with_another_address_is_dialed_there(world: World) -> None
     assert len(wire.passed) == 1
 
 
-async def test_a_newer_connection_of_a_node_replaces_the_older(world: World) -> None:
+async def test_a_newer_connection_of_a_node_replaces_the_older_when_its_facts_are_known(world: World) -> None:
     one = await world.node(1)
     one.links.set_peers({2: (HOST, 1)})
     old = await world.dial(one.port, 2, 1)
     new = await world.dial(one.port, 2, 1)
+    old.send((RAFT, 1, "still there"))
+    assert await one.got(1) == ["still there"]
+    new.send((FACTS, 0, "the same node"), (RAFT, 1, "new"))
     await old.is_closed()
+    assert await one.got(2) == ["still there", "new"]
+    assert one.links.counters.incoming_replaced == 1
+
+
+async def test_a_second_process_with_a_nodes_number_does_not_push_it_out(world: World) -> None:
+    one = await world.node(1)
+    one.links.set_facts("of node 1")
+    one.links.set_peers({2: (HOST, 1)})
+    one.is_known = lambda facts: facts == "real"
+    real = await world.dial(one.port, 2, 1)
+    assert await real.read_messages() == [(FACTS, 0, "of node 1")]
+    real.send((FACTS, 0, "real"))
+    for times in range(1, 4):
+        twin = await world.dial(one.port, 2, 1)
+        twin.send((FACTS, 0, "twin"), (RAFT, 1, "of the twin"))
+        await twin.is_closed()
+        assert one.links.counters.refused_facts == times
+    real.send((RAFT, 1, "of the real one"))
+    assert await one.got(1) == ["of the real one"]
+    assert one.links.counters.incoming_replaced == 0
+
+
+@pytest.mark.parametrize("said", ["nothing", "a message"])
+async def test_a_newcomer_is_not_let_in_before_it_tells_facts_while_its_number_is_in_use(
+    world: World, said: str
+) -> None:
+    one = await world.node(1)
+    one.links.set_peers({2: (HOST, 1)})
+    old = await world.dial(one.port, 2, 1)
+    first = await world.dial(one.port, 2, 1)
+    if said == "nothing":
+        # One of them is held, not more.
+        await world.dial(one.port, 2, 1)
+    else:
+        first.send((RAFT, 1, "order"), (FACTS, 0, "late"))
+        await eventually(lambda: one.links.counters.stranger_violations == 1)
+    await first.is_closed()
+    old.send((RAFT, 1, "here"))
+    assert await one.got(1) == ["here"]
+    assert one.links.counters.incoming_replaced == 0
+
+
+async def test_a_newcomer_takes_the_place_of_a_connection_that_ends(world: World) -> None:
+    one = await world.node(1)
+    one.links.set_peers({2: (HOST, 1)})
+    old = await world.dial(one.port, 2, 1)
+    new = await world.dial(one.port, 2, 1)
+    await eventually(lambda: one.links.counters.incoming_up == 2)
+    old.close()
+    await eventually(lambda: len(one.links._newcomers) == 0)
     new.send((RAFT, 1, "new"))
     assert await one.got(1) == ["new"]
-    assert one.links.counters.incoming_replaced == 1
+
+
+async def test_an_address_behind_which_somebody_else_has_the_nodes_number_is_left_and_tried_again(
+    world: World,
+) -> None:
+    one = await world.node(1)
+    one.is_known = lambda facts: facts == "real"
+    told = ["twin", "real"]
+
+    async def talk(peer: Peer) -> None:
+        await answer(peer, 2)
+        peer.send((FACTS, 0, told.pop(0)))
+        await peer.is_closed()
+
+    one.links.set_peers({2: (HOST, await world.serve(talk))})
+    await one.saw("connected", 2, times=2)
+    await one.saw("facts", 2, "real")
+    assert one.links.counters.refused_facts == 1
+    assert one.events.count(("disconnected", 2)) == 1
 
 
 async def test_an_unproven_connection_replaces_nothing(world: World) -> None:

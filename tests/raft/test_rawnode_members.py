@@ -302,6 +302,12 @@ def test_a_learner_becomes_a_voter_only_when_its_log_names_it() -> None:
     assert cluster[1].raw.change_members(Change("add", 4, 40))
 
 
+def test_a_learner_that_is_gone_does_not_become_a_voter() -> None:
+    cluster = with_learner()
+    cluster.crash(4)
+    assert not cluster[1].raw.change_members(Change("add", 4, 40))
+
+
 def test_an_answer_of_a_disk_that_was_replaced_makes_nobody_a_voter() -> None:
     cluster = with_lost_disk()
     cluster.mend()

@@ -8,7 +8,11 @@ import os
 import resource
 import signal
 import socket
+import subprocess
+import sys
 import time
+import urllib.error
+import urllib.request
 from collections.abc import AsyncIterator, Callable
 from itertools import pairwise
 from pathlib import Path
@@ -18,7 +22,7 @@ import pytest
 from tests.scenarios.conftest import Clients
 from tests.scenarios.room import Room
 from tests.support.http import open_api
-from tests.support.server import ServerProcess
+from tests.support.server import ROOT, ServerProcess
 from tests.support.wire import SUCCESS, Client, Kind, fence, unique
 
 Servers = Callable[..., ServerProcess]
@@ -70,6 +74,106 @@ async def test_a_signal_stops_a_busy_node_within_five_seconds(
     async with open_api(running.http_url) as api:
         stored = {message["message_id"] for message in await api.history(uids[0], room.id)}
         assert {ack.message_id for ack in acked if ack.reason_code == SUCCESS} <= stored  # type: ignore[attr-defined]
+
+
+async def end(server: ServerProcess) -> float:
+    """SIGTERM, once. Returns the seconds until the process was gone; its exit code is 0."""
+    started = time.monotonic()
+    server.signal(signal.SIGTERM)
+    code = await asyncio.to_thread(server.wait, STOP_LIMIT_S)
+    took_s = time.monotonic() - started
+    assert code == 0, server.log_tail()
+    return took_s
+
+
+async def a_dead_websocket(server: ServerProcess) -> asyncio.StreamWriter:
+    """Upgraded, and never heard of again: it does not answer a CLOSE."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", server.ws_port)
+    writer.write(
+        b"GET / HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+        b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
+    )
+    assert b" 101 " in await reader.readline()
+    return writer
+
+
+async def test_a_stop_waits_neither_for_slow_requests_nor_for_clients_that_are_gone(running: ServerProcess) -> None:
+    sockets = [await a_dead_websocket(running) for _ in range(20)]
+    for _ in range(5):
+        _, writer = await asyncio.open_connection("127.0.0.1", running.http_port)
+        writer.write(b"POST /channel HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n{")
+        sockets.append(writer)
+    await asyncio.sleep(0.3)
+    took_s = await end(running)
+    print(f"stopped in {took_s:.2f} s")
+    assert "not everything stopped" not in running.log_tail(), "log and store were closed in order"
+    assert "holds up" not in running.log_tail()
+    for writer in sockets:
+        writer.close()
+
+
+class Hanging(ServerProcess):
+    """See tests.scenarios.hanging. hang: its WHAT; it begins with `begin`."""
+
+    def __init__(self, directory: Path, hang: str) -> None:
+        super().__init__(directory)
+        self.hang = hang
+        self.file = directory / "hangs"
+
+    def begin(self) -> None:
+        self.file.touch()
+
+    def run_with(self, config: Path) -> None:
+        self.lives += 1
+        self._started_at = time.monotonic()
+        with self.log_path.open("wb") as log:
+            self._process = subprocess.Popen(
+                [
+                    *(sys.executable, "-m", "tests.scenarios.hanging", self.hang, str(self.file)),
+                    *("serve", "--config", str(config)),
+                ],
+                cwd=ROOT,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env={**os.environ, "PYTHONUNBUFFERED": "1"},
+            )
+
+    def try_to_change(self) -> None:
+        """A change that is not answered."""
+        body = b'{"channel_id":"g","channel_type":2}'
+        with pytest.raises((TimeoutError, urllib.error.URLError)):
+            urllib.request.urlopen(f"{self.http_url}/channel", data=body, timeout=0.5).read()
+
+
+@pytest.mark.parametrize("hang", ["log", "loop", "store"])
+async def test_a_signal_ends_a_node_whose_disk_hangs_within_five_seconds(tmp_path: Path, hang: str) -> None:
+    server = Hanging(tmp_path / "node", hang)
+    try:
+        await asyncio.to_thread(server.start)
+        server.begin()
+        if hang != "store":
+            await asyncio.to_thread(server.try_to_change)
+        took_s = await end(server)
+        print(f"ended in {took_s:.2f} s")
+        assert "the next start recovers from the log" in server.log_tail()
+        server.file.unlink()
+        await asyncio.to_thread(server.start)
+        await end(server)
+    finally:
+        server.kill()
+
+
+async def test_one_signal_ends_a_node_that_waits_for_others(own_server: Servers) -> None:
+    server = own_server(
+        cluster={"nodeId": 1, "addr": "tcp://127.0.0.1:0", "initNodes": ["1@127.0.0.1:9", "2@127.0.0.1:9"]}
+    )
+    server.launch()
+    async with asyncio.timeout(30):
+        while "waiting for nodes: 2" not in server.log_tail():
+            assert server.is_running, server.log_tail()
+            await asyncio.sleep(0.05)
+    await end(server)
 
 
 async def test_a_second_node_on_the_same_data_is_refused_and_the_first_goes_on(

@@ -30,7 +30,7 @@ class Handler(Protocol):
 
     def disconnected(self, node: int) -> None: ...
 
-    def facts(self, node: int, facts: Any) -> None: ...
+    def facts(self, node: int, facts: Any) -> bool: ...
 
     def received(self, node: int, kind: int, group: int, body: Any) -> None: ...
 
@@ -54,6 +54,7 @@ class Network:
         self.quick: set[int] = set()  # nodes that are dialed again, and dial, at once
         self.links: dict[int, SimLinks] = {}
         self.connections: dict[tuple[int, int], _Connection] = {}
+        self.connection_count = 0
 
     # -- faults
 
@@ -110,6 +111,8 @@ class _Connection:
         self.source = source
         self.target = target
         self.key = source.node_id, target.node_id
+        network.connection_count += 1
+        self.serial = network.connection_count
         self.open = True
         self.late = False  # broken, but what is under way still arrives
         self.last_at = 0.0
@@ -152,7 +155,20 @@ class _Connection:
         self.network.trace(what, *self.key, zlib.crc32(data))
         if not self.open:
             self.network.counts["late message"] += 1
-        target.loop.call_soon(target.take, self.key[0], what, data)
+        target.loop.call_soon(target.take, self, what, data)
+
+    def answer_facts(self) -> None:
+        """The listener tells its facts to the dialer, on the same connection."""
+        if self.target.facts is None:
+            return
+        scheduler = self.network.scheduler
+        data = _encode(self.target.facts)
+        at = scheduler.now + self.network.between(self.key[1], self.key[0])
+        scheduler.at(at, self._answered, data)
+
+    def _answered(self, data: bytes) -> None:
+        if self.open and (self.key[1], self.key[0]) not in self.network.cut:
+            self.source.loop.call_soon(self.source.take_answer, self, data)
 
     def watch(self) -> None:
         """Give up if the cut lasts."""
@@ -192,6 +208,7 @@ class SimLinks:
         self.peers: dict[int, tuple[str, int]] = {}
         self.strangers = False
         self.facts: Any = None
+        self.incoming: dict[int, _Connection] = {}  # the one of each node that is heard
         self.limit_bytes = 8 << 20
         self._dialing: set[int] = set()
         network.links[node_id] = self
@@ -212,9 +229,11 @@ class SimLinks:
 
     def set_facts(self, facts: Any) -> None:
         self.facts = facts
-        for (source, _), connection in sorted(self.network.connections.items()):
+        for (source, target), connection in sorted(self.network.connections.items()):
             if source == self.node_id:
                 connection.put("facts", _encode(facts))
+            elif target == self.node_id and self.incoming.get(source) is connection:
+                connection.answer_facts()
 
     def send(self, node: int, kind: int, group: int, body: object) -> bool:
         connection = self.network.connections.get((self.node_id, node))
@@ -239,17 +258,41 @@ class SimLinks:
             self.loop.call_soon(self.handler.disconnected, node)
             self._dial(node)
 
-    def take(self, node: int, what: str, data: bytes) -> None:
-        """In this node's loop: something has arrived."""
-        handler = self.handler
+    def take(self, connection: _Connection, what: str, data: bytes) -> None:
+        """In this node's loop: something has arrived. A newer connection takes the place of the one that is heard when
+        its first facts are those of the node with its number."""
+        handler, node = self.handler, connection.key[0]
         if handler is None or self.network.links.get(self.node_id) is not self:
             return
+        present = self.incoming.get(node)
         if what == "facts":
-            if node in self.peers or self.strangers:
-                handler.facts(node, _decode(data))
-        elif node in self.peers:
+            if node not in self.peers and not self.strangers:
+                return
+            if handler.facts(node, _decode(data)) is False:
+                self.network.counts["facts refused"] += 1
+                self.network.scheduler.after(self.network.between(*connection.key), connection.give_up)
+            elif present is not connection and (present is None or present.serial < connection.serial):
+                self.incoming[node] = connection
+                connection.answer_facts()
+        elif node in self.peers and present is connection:
             kind, group, body = _decode(data)
             handler.received(node, kind, group, body)
+
+    def take_answer(self, connection: _Connection, data: bytes) -> None:
+        """In this node's loop: the other end of our connection has told its facts."""
+        handler = self.handler
+        if handler is None or self.network.connections.get(connection.key) is not connection:
+            return
+        if handler.facts(connection.key[1], _decode(data)) is False:
+            self.network.counts["facts refused"] += 1
+            connection.give_up()
+
+    def let_in(self, connection: _Connection) -> None:
+        """A connection was made to this node."""
+        present = self.incoming.get(connection.key[0])
+        if present is None or not (present.open or present.late):
+            self.incoming[connection.key[0]] = connection
+            connection.answer_facts()
 
     def _dial(self, node: int) -> None:
         if node not in self._dialing and (self.node_id, node) not in self.network.connections:
@@ -280,11 +323,10 @@ class SimLinks:
         connection = network.connections[self.node_id, node] = _Connection(network, self, target)
         network.counts["connection made"] += 1
         assert self.handler is not None
-        if target.facts is not None:
-            self.loop.call_soon(self.handler.facts, node, _decode(_encode(target.facts)))
         self.loop.call_soon(self.handler.connected, node)
         if self.facts is not None:
             connection.put("facts", _encode(self.facts))
+        target.let_in(connection)
         mean_s = network.flaps.get((self.node_id, node))
         if mean_s is not None:
             network.scheduler.after(network.rng.expovariate(1 / mean_s), connection.give_up)

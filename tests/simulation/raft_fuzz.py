@@ -753,7 +753,7 @@ class World:
             member = next((member for member in raw.members if member.node == node), None)
             if member is None:
                 self.change(replica, raw, Change("learn", node, self.replicas[node].disk))
-            elif not member.voter and self.rng.random() < 0.6:
+            elif not member.voter and self.is_intact(member) and self.rng.random() < 0.6:
                 self.change(replica, raw, Change("add", node, member.disk))
             elif not member.voter or all(self.is_intact(other) for other in raw.members):
                 self.change(replica, raw, Change("rem", node, self.rng.choice((0, member.disk))))

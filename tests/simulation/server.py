@@ -236,7 +236,9 @@ class Server:
         row = table.get(self.node_id)
         if row is not None and row.disk == self.disk.number:
             self.mesh.ask_to_join(False)
-        self.mesh.learn({node: row.addr for node, row in table.items() if row.addr})
+        self.mesh.learn(
+            {node: row.addr for node, row in table.items() if row.addr}, {node: row.disk for node, row in table.items()}
+        )
 
     async def belong(self) -> Formation:
         """The cluster of this node's disk, or the one it forms or finds."""

@@ -44,7 +44,7 @@ from wukong.node.snapshot_options import SnapshotOptions
 from wukong.raft.config import RaftConfig
 
 START_MS = 1_700_000_000_000
-SERVE_BOUND_S = 40.0
+SERVE_BOUND_S = 60.0
 SETTLE_BOUND_S = 60.0
 REST_BOUND_S = 25.0
 RETRY_MS = 6_000

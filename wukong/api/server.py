@@ -4,6 +4,7 @@ What is common to all routes is in `_Gate`: the manager token, CORS, limits, and
 only know their own route. http-api.md section 2.
 """
 
+import asyncio
 import hmac
 import logging
 from collections import Counter
@@ -30,7 +31,8 @@ from wukong.service.usecases import UseCases
 log = logging.getLogger(__name__)
 
 _BACKLOG = 1_024
-_STOP_TIMEOUT_S = 3.0
+_STOP_TIMEOUT_S = 2.0
+_LAST_WORD_S = 0.3
 _NO_ADDRESSES = Addresses()
 
 
@@ -168,7 +170,7 @@ class ApiServer:
     """A listener for an application. Made inside the running loop."""
 
     def __init__(self, app: web.Application) -> None:
-        self._runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=_STOP_TIMEOUT_S)
+        self._runner = web.AppRunner(app, access_log=None, handle_signals=False)
 
     async def start(self, host: str, port: int) -> int:
         """Returns the port bound; 0 lets the system choose. Raises OSError."""
@@ -182,6 +184,15 @@ class ApiServer:
         bound: int = self._runner.addresses[0][1]
         return bound
 
-    async def stop(self) -> None:
-        """Accept nothing more; requests under way get a moment to be answered."""
-        await self._runner.cleanup()
+    async def stop(self, timeout_s: float = _STOP_TIMEOUT_S) -> None:
+        """Accept nothing more; requests under way get a moment to be answered, then they are cancelled. Returns after
+        timeout_s at the latest."""
+        # aiohttp takes its limit twice: for handlers to end, and for cancelled ones to end.
+        self._runner._shutdown_timeout = max(0.0, timeout_s - _LAST_WORD_S)
+        cleanup = asyncio.get_running_loop().create_task(self._runner.cleanup(), name="api-stop")
+        await asyncio.wait([cleanup], timeout=timeout_s)
+        if cleanup.done():
+            cleanup.result()
+        else:
+            log.warning("requests do not end; they are left")
+            cleanup.cancel()

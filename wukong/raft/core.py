@@ -313,9 +313,11 @@ class RaftGroup(SyncObj):  # type: ignore[misc]
             return False
         if change.kind == "add":
             # It gives votes only when its log names it. Were it a voter before that, and this node gone, the others
-            # might lack its vote for ever.
+            # might lack its vote for ever. Nor one that is gone: it would only be one more that is needed.
             learner = self.learners.get(change.node)
-            if learner is None or learner.match < max(log.base_index, log.last_change_index):
+            if learner is None or change.node not in self.connected:
+                return False
+            if learner.match < max(log.base_index, log.last_change_index):
                 return False
         log.add(encode_change(change), log.last_index + 1, self.term)
         self._follow_members()
