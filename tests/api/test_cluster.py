@@ -3,10 +3,12 @@
 from typing import Any, cast
 
 import pytest
+from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
 
-from tests.api.calls import OK, Api
+from tests.api.calls import OK, Answer, Api
 from tests.service.stack import Stack
+from wukong.api.request import Handler
 from wukong.api.server import ApiOptions, build_app
 from wukong.errors import RequestRefused, Unavailable
 from wukong.service.cluster import ASKED, ClusterAdmin, MemberShape, NodeShape, SlotShape, StatusShape
@@ -101,11 +103,37 @@ class FakeAdmin:
         self._note("adopt")
 
 
+JSON = {"Content-Type": "application/json"}
+
+
 class ClusterApi(Api):
-    def __init__(self, stack: Stack, admin: FakeAdmin | None, **options: Any) -> None:
+    """Calls as the command line tool does. asker: whose address the server sees."""
+
+    def __init__(self, stack: Stack, admin: FakeAdmin | None, *, asker: str = "", **options: Any) -> None:
         self.stack = stack
         app = build_app(stack.use_cases, ApiOptions(**options), cluster=cast("ClusterAdmin | None", admin))
+        if asker:
+            app.middlewares.insert(0, seen_from(asker))
         self._client = TestClient(TestServer(app))
+
+    async def call(
+        self,
+        method: str,
+        path: str,
+        body: Any = None,
+        *,
+        raw: bytes | None = None,
+        headers: dict[str, str] | None = None,
+    ) -> Answer:
+        return await super().call(method, path, body, raw=raw, headers={**JSON, **(headers or {})})
+
+
+def seen_from(address: str) -> Any:
+    @web.middleware
+    async def middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
+        return await handler(request.clone(remote=address))
+
+    return middleware
 
 
 async def serving(admin: FakeAdmin | None, **options: Any) -> ClusterApi:
@@ -196,6 +224,67 @@ async def test_the_manager_token_guards_all_of_it() -> None:
         assert admin.wishes == []
         answer = await api.call("POST", "/cluster/settings/adopt", headers={"token": "s3cret"})
         assert answer.body == OK
+
+
+WISHES = ["member/add", "member/remove", "member/replace", "transfer", "settings/adopt"]
+COMPLETE = {"node": 3, "by": 4, "addr": "h:1", "slot": 0}
+
+
+@pytest.mark.parametrize("path", WISHES)
+@pytest.mark.parametrize("asker", ["10.1.2.3", "192.168.0.9", "2001:db8::1", "::ffff:10.1.2.3", "", "unix"])
+async def test_without_a_manager_token_nobody_elsewhere_changes_the_cluster(path: str, asker: str) -> None:
+    admin = FakeAdmin()
+    async with await serving(admin, asker=asker or "?") as api:
+        answer = await api.call("POST", f"/cluster/{path}", COMPLETE)
+        assert answer.status == 403
+        assert "set managerToken" in answer.body["msg"]
+        assert await api.get("/cluster/status") == SHOWN
+    assert admin.wishes == []
+
+
+@pytest.mark.parametrize("asker", ["127.0.0.1", "127.9.9.9", "::1", "::ffff:127.0.0.1"])
+async def test_without_a_manager_token_the_node_s_own_machine_does(asker: str) -> None:
+    admin = FakeAdmin()
+    async with await serving(admin, asker=asker) as api:
+        assert await api.post("/cluster/member/remove", {"node": 3}) == OK
+    assert admin.wishes == [("remove", 3)]
+
+
+@pytest.mark.parametrize("path", WISHES)
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Content-Type": "text/plain"},
+        {"Content-Type": "application/x-www-form-urlencoded"},
+        {"Content-Type": "text/plain; application/json"},
+        {"Origin": "http://evil.example"},
+        {"Origin": "null"},
+        {"X-Forwarded-For": "10.1.2.3"},
+        {"X-Real-IP": "10.1.2.3"},
+    ],
+)
+async def test_a_web_page_on_the_node_s_own_machine_changes_nothing(path: str, headers: dict[str, str]) -> None:
+    admin = FakeAdmin()
+    async with await serving(admin) as api:
+        answer = await api.call("POST", f"/cluster/{path}", COMPLETE, headers=headers)
+        assert answer.status == 403
+    assert admin.wishes == []
+
+
+async def test_with_the_manager_token_it_is_changed_from_anywhere() -> None:
+    admin = FakeAdmin()
+    async with await serving(admin, asker="10.1.2.3", manager_token="s3cret") as api:
+        headers = {"token": "s3cret", "Content-Type": "text/plain"}
+        assert (await api.call("POST", "/cluster/member/remove", {"node": 3}, headers=headers)).body == OK
+    assert admin.wishes == [("remove", 3)]
+
+
+async def test_no_page_of_another_origin_may_read_or_ask() -> None:
+    async with await serving(FakeAdmin()) as api:
+        for method, path in [("GET", "status"), ("OPTIONS", "member/remove"), ("POST", "member/remove"), ("GET", "x")]:
+            answer = await api.call(method, f"/cluster/{path}", {} if method == "POST" else None)
+            assert not [name for name in answer.headers if name.startswith("access-control-")], (method, path)
+        assert (await api.call("GET", "/health")).headers["access-control-allow-origin"] == "*"
 
 
 async def test_a_node_without_a_cluster_has_no_such_routes() -> None:

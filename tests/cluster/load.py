@@ -251,11 +251,10 @@ class Load:
 
     async def wait_for_apps(self, timeout_s: float) -> list[str]:
         """Until they have everything that was acknowledged in the lasting room."""
-        last = max((attempt.seq for attempt in self.lasting.attempts if attempt.is_acked), default=0)
         deadline = now() + timeout_s
-        while waiting := [app for app in self.apps if app.last_seq < last and app.error is None]:
+        while waiting := [app for app in self.apps if app.last_seq < app.wanted_seq() and app.error is None]:
             if now() > deadline:
-                return [f"STUCK: {app.uid} has {app.last_seq} of {last}, {app.told()}" for app in waiting]
+                return [f"STUCK: {app.uid} has {app.last_seq} of {app.wanted_seq()}, {app.told()}" for app in waiting]
             await asyncio.sleep(0.05)
         return [fault for app in self.apps for fault in app.faults()]
 
@@ -297,6 +296,11 @@ class App:
     @property
     def last_seq(self) -> int:
         return self.received[-1].message_seq if self.received else 0
+
+    def wanted_seq(self) -> int:
+        """Of the last acknowledged message of somebody else."""
+        attempts = self.load.lasting.attempts
+        return max((each.seq for each in attempts if each.is_acked and each.sender != self.uid), default=0)
 
     async def run(self) -> None:
         other = self.load.cluster[self.node.node_id % len(self.load.cluster.nodes) + 1]

@@ -295,9 +295,12 @@ def test_a_learner_becomes_a_voter_only_when_its_log_names_it() -> None:
     cluster = HandCluster()
     cluster.elect(1)
     cluster.settle()
-    cluster.change(1, "learn", 4, 40)  # it is not there
-    assert not cluster[1].raw.change_members(Change("add", 4, 40))
     cluster.join(4, 40)
+    cluster.cut.add((1, 4))
+    cluster.change(1, "learn", 4, 40)
+    assert not cluster[1].raw.change_members(Change("add", 4, 40))
+    cluster.reconnect(1, 4)
+    cluster.mend()
     cluster.settle()
     assert cluster[1].raw.change_members(Change("add", 4, 40))
 

@@ -631,6 +631,36 @@ async def test_a_barrier_without_a_majority_fails(tmp_path: Path) -> None:
         await net.leader()
 
 
+async def test_a_leader_whose_disk_hangs_gives_way_and_takes_part_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with cluster(tmp_path) as net:
+        leader = await net.leader()
+        runtime = net.runtimes[leader]
+        disk = runtime._disk
+        assert disk is not None
+        held: list[Any] = []
+        submit = disk.submit
+        monkeypatch.setattr(disk, "submit", held.append)
+        stuck = asyncio.create_task(net.machines[leader].put(0, b"stuck"))
+        others = [node for node in net.ids if node != leader]
+        async with asyncio.timeout(20):
+            while not any(net.runtimes[node].is_leader(0) for node in others):
+                await asyncio.sleep(0.01)
+        assert not runtime.is_leader(0)
+        assert runtime.disk_busy_s() > 0
+        new = next(node for node in others if net.runtimes[node].is_leader(0))
+        await net.machines[new].put(0, b"goes on")
+        monkeypatch.setattr(disk, "submit", submit)
+        for batch in held:
+            submit(batch)
+        async with asyncio.timeout(20):
+            while b"goes on" not in net.machines[leader].values.get(0, ()):
+                await asyncio.sleep(0.01)
+        stuck.cancel()
+        assert not runtime._hindered
+
+
 # -- a real process, killed
 
 

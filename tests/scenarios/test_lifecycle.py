@@ -4,6 +4,7 @@ WUKONG_RESTART_MESSAGES: how many messages a node holds that has to be ready aga
 """
 
 import asyncio
+import contextlib
 import os
 import resource
 import signal
@@ -21,7 +22,8 @@ import pytest
 
 from tests.scenarios.conftest import Clients
 from tests.scenarios.room import Room
-from tests.support.http import open_api
+from tests.support.cluster import running_cluster
+from tests.support.http import ApiError, open_api
 from tests.support.server import ROOT, ServerProcess
 from tests.support.wire import SUCCESS, Client, Kind, fence, unique
 
@@ -110,6 +112,44 @@ async def test_a_stop_waits_neither_for_slow_requests_nor_for_clients_that_are_g
     assert "holds up" not in running.log_tail()
     for writer in sockets:
         writer.close()
+
+
+async def test_leaderships_are_handed_over_before_anything_is_waited_for(tmp_path: Path) -> None:
+    with running_cluster(tmp_path, settings={"wukong": {"slotCount": 6}}, proxied=False) as cluster:
+        one, two = cluster[1], cluster[2]
+        async with open_api(two.http_url) as api:
+            for slot in range(6):
+                with contextlib.suppress(ApiError):
+                    await api.post("/cluster/transfer", {"slot": slot, "node": 1})
+            async with asyncio.timeout(20):
+                while (led := [each.slot for each in await asyncio.to_thread(two.slots) if each.leader == 1]) == []:
+                    await asyncio.sleep(0.05)
+            _, slow = await asyncio.open_connection("127.0.0.1", one.http_port)
+            slow.write(b"POST /channel HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n{")
+            deaf = await a_dead_websocket(one)
+            took_s: list[float] = []
+
+            async def write() -> None:
+                while True:
+                    begun = time.monotonic()
+                    await api.create(unique("g"), ["alice"])
+                    took_s.append(time.monotonic() - begun)
+
+            writers = [asyncio.create_task(write()) for _ in range(6)]
+            while len(took_s) < 50:
+                await asyncio.sleep(0.05)
+            one.signal(signal.SIGTERM)
+            while any(each.leader == 1 for each in await asyncio.to_thread(two.slots)):
+                assert one.is_running, f"node 1 ended and still led some of {led}\n{one.log_tail()}"
+                await asyncio.sleep(0.02)
+            assert await asyncio.to_thread(one.wait, STOP_LIMIT_S) == 0, one.log_tail()
+            for writer in writers:
+                writer.cancel()
+            outcomes = await asyncio.gather(*writers, return_exceptions=True)
+        print(f"node 1 led {led}; the longest of {len(took_s)} writes took {max(took_s):.2f} s")
+        assert [each for each in outcomes if not isinstance(each, asyncio.CancelledError)] == []
+        slow.close()
+        deaf.close()
 
 
 class Hanging(ServerProcess):

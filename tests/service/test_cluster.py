@@ -1,5 +1,6 @@
 """What operators see of the cluster and want of it."""
 
+import asyncio
 import random
 from typing import Any, cast
 
@@ -161,6 +162,33 @@ async def test_the_status_says_what_a_node_is() -> None:
     world.clock.seconds += 61
     assert 9 not in [node["id"] for node in (await world.status())["nodes"]]
     assert "node 5 is joining" in shown["job"]
+
+
+async def test_callers_at_the_same_time_share_one_round_of_questions(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World()
+    world.answer(2, REPORT)
+    rounds = 0
+    reports = world.controller.reports
+
+    async def counting(timeout_s: float) -> dict[int, dict[str, Any]]:
+        nonlocal rounds
+        rounds += 1
+        await asyncio.sleep(0)
+        return await reports(timeout_s)
+
+    monkeypatch.setattr(world.controller, "reports", counting)
+    first, *others = [asyncio.create_task(world.status()) for _ in range(50)]
+    await asyncio.sleep(0)
+    first.cancel()
+    shown = await asyncio.gather(*others)
+    assert {each["nodes"][1]["version"] for each in shown} == {"0.9"}
+    assert rounds == 1
+    await world.admin.add(4, "10.0.0.4:11110")
+    assert [node["id"] for node in (await world.status())["nodes"]] == [1, 2, 3, 4]
+    assert rounds == 2, "whoever changes something asks anew"
+    monkeypatch.setattr("wukong.service.cluster.ROUND_S", -1.0)
+    await world.status()
+    assert rounds == 3, "what was said goes out of date"
 
 
 # -- members

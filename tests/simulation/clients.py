@@ -30,6 +30,7 @@ CALL_TIMEOUT_S = 12.0
 CONNECT_TIMEOUT_S = 12.0
 IN_FLIGHT = 8
 RECENTS = 1_000
+READ_EVERY_S = 0.15
 
 
 class Unknown(Exception):
@@ -435,6 +436,7 @@ class Backend:
             try:
                 await call(world, world.any_node(), work)
                 change.ok = world.stamp()
+                world.hot = name
                 world.counts["change answered"] += 1
                 return
             except NotTaken:
@@ -547,9 +549,14 @@ class Backend:
 
     # -- reads
 
+    def _interesting(self) -> str:
+        """Often the group in which something has just changed: only there an old answer shows."""
+        world = self.world
+        return world.hot if world.hot in world.groups and self.rng.random() < 0.6 else self.rng.choice(world.groups)
+
     async def read(self) -> None:
         world = self.world
-        name = self.rng.choice(world.groups)
+        name = self._interesting()
         began = world.stamp()
         try:
             uids, _ = await call(
@@ -564,7 +571,7 @@ class Backend:
 
     async def newest(self) -> None:
         world = self.world
-        name = self.rng.choice(world.groups)
+        name = self._interesting()
         is_cmd = self.rng.random() < 0.3
         began = world.stamp()
         must = world.acknowledged_seq[name, is_cmd]
@@ -580,6 +587,21 @@ class Backend:
         world.checks_reads.newest(name, must, seq, began)
 
 
+class Reader(Backend):
+    """A caller that only reads, and often."""
+
+    async def _work(self) -> None:
+        world, rng = self.world, self.rng
+        while True:
+            await asyncio.sleep(rng.expovariate(1 / READ_EVERY_S))
+            if not world.gate_closed:
+                self.busy = True
+                try:
+                    await rng.choice((self.read, self.newest))()
+                finally:
+                    self.busy = False
+
+
 def fresh_histories() -> "defaultdict[str, dict[bool, History]]":
     """name -> the history of its messages and of its commands, with the same changes."""
 
@@ -590,4 +612,4 @@ def fresh_histories() -> "defaultdict[str, dict[bool, History]]":
     return defaultdict(pair)
 
 
-__all__ = ["Backend", "Device", "NotTaken", "Sent", "Unknown", "Wire", "call", "fresh_histories"]
+__all__ = ["Backend", "Device", "NotTaken", "Reader", "Sent", "Unknown", "Wire", "call", "fresh_histories"]

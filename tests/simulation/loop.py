@@ -163,9 +163,11 @@ class ProcessLoop(asyncio.AbstractEventLoop):
             self.held_since = self.scheduler.now
 
     def resume(self) -> None:
+        """As a selector does it: first what has arrived meanwhile, then the timers that are due."""
         if self.state is HELD:
             self.state = RUNS
-            self.scheduler.put_back(self.waiting)
+            timers = [handle for handle in self.waiting if handle.own_when]
+            self.scheduler.put_back(deque([*(handle for handle in self.waiting if not handle.own_when), *timers]))
             self.waiting = deque()
 
     def kill(self) -> None:

@@ -41,7 +41,7 @@ def test_time_passes_only_as_timers_say() -> None:
 
 def test_a_process_that_stands_still_does_later_what_was_due_in_order() -> None:
     scheduler = Scheduler()
-    loop, _ = process(scheduler)
+    loop, _ = process(scheduler, start_s=1.0)
     seen: list[tuple[int, float]] = []
     for number in (1, 2, 3):
         loop.call_later(number, lambda number=number: seen.append((number, scheduler.now)))
@@ -51,6 +51,19 @@ def test_a_process_that_stands_still_does_later_what_was_due_in_order() -> None:
     loop.resume()
     scheduler.run(6.0)
     assert seen == [(1, 1.0), (2, 5.0), (3, 5.0)]
+
+
+def test_a_process_that_goes_on_hears_what_has_arrived_before_it_looks_at_the_clock() -> None:
+    scheduler = Scheduler()
+    loop, _ = process(scheduler, start_s=1.0)
+    seen: list[str] = []
+    loop.call_later(1.0, seen.append, "timer")
+    scheduler.at(2.0, seen.append, "arrived", loop=loop)
+    loop.hold()
+    scheduler.run(3.0)
+    loop.resume()
+    scheduler.run(4.0)
+    assert seen == ["arrived", "timer"]
 
 
 def test_a_killed_process_never_runs_again_not_even_to_clean_up() -> None:

@@ -21,7 +21,7 @@ from tests.scenarios import judge as times
 from tests.scenarios.judge import Change, History
 from tests.simulation import checkers
 from tests.simulation.checkers import Post, Stored
-from tests.simulation.clients import Backend, Device, NotTaken, Unknown, call, fresh_histories
+from tests.simulation.clients import Backend, Device, NotTaken, Reader, Unknown, call, fresh_histories
 from tests.simulation.disk import Disk
 from tests.simulation.loop import ProcessLoop, Scheduler
 from tests.simulation.network import Network
@@ -153,6 +153,8 @@ class World:
         self.uids = [f"u{number}" for number in range(1, self.options.uids + 1)]
         self.devices = [Device(self, uid, flag) for uid in self.uids for flag in ((0, 1) if uid < "u3" else (0,))]
         self.backends = [Backend(self, number) for number in range(self.options.backends)]
+        self.backends += [Reader(self, number) for number in range(100, 102)]
+        self.hot = ""
         self.gate_closed = False
         self.wires: dict[int, Any] = {}
         self.posts: list[Post] = []
@@ -267,6 +269,7 @@ class World:
         post.acked, post.seq, post.message_id = now, seq, message_id
         self.counts["acknowledged"] += 1
         key = post.channel, post.is_cmd
+        self.hot = post.channel
         self.acknowledged_seq[key] = max(self.acknowledged_seq[key], seq)
         self.history(*key).sent(seq, post.payload, post.sender, post.sent, now)
         self.saw(post.channel, post.is_cmd, seq, post.payload, f"{post.sender} acknowledged")

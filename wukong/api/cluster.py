@@ -1,5 +1,11 @@
 """/cluster: status, nodes in and out, leaders, settings. Routes of this server alone; WuKongIM's own (http-api.md 13)
-have other paths."""
+have other paths.
+
+Who may change a cluster: whoever has the manager token. Without one only this machine, and no web page that is open on
+it: a browser names the origin of a page, and sends JSON elsewhere only where CORS allows it, which it never does here.
+"""
+
+from ipaddress import IPv6Address, ip_address
 
 import msgspec
 from aiohttp import web
@@ -8,6 +14,12 @@ from wukong.api import answers
 from wukong.api.body import Int, Uint64
 from wukong.api.request import GET, POST, read, refuse_if, route
 from wukong.service.cluster import EVERY_SLOT, ClusterAdmin
+
+PREFIX = "/cluster/"
+
+FROM_ELSEWHERE = "without managerToken a cluster is changed from the node's own machine only; set managerToken"
+NOT_JSON = "without managerToken this needs Content-Type: application/json, and no web page may ask for it"
+_FORWARDED = ("Forwarded", "X-Forwarded-For", "X-Real-IP")
 
 _NODE_MISSING = "node is missing"
 _NO_SLOT = EVERY_SLOT - 1
@@ -32,6 +44,27 @@ class ReplaceBody(msgspec.Struct):
 class TransferBody(msgspec.Struct):
     node: Uint64 = 0
     slot: Int = _NO_SLOT
+
+
+def why_refused(request: web.Request) -> str:
+    """Why a request that carries no manager token may not change the cluster; "" if it may."""
+    if request.method != POST:
+        return ""
+    if not _is_loopback(request.remote) or any(name in request.headers for name in _FORWARDED):
+        return FROM_ELSEWHERE
+    if request.content_type != "application/json" or "Origin" in request.headers:
+        return NOT_JSON
+    return ""
+
+
+def _is_loopback(text: str | None) -> bool:
+    try:
+        address = ip_address(text or "")
+    except ValueError:
+        return False
+    if isinstance(address, IPv6Address) and address.ipv4_mapped is not None:
+        return address.ipv4_mapped.is_loopback
+    return address.is_loopback
 
 
 class ClusterRoutes:

@@ -16,7 +16,8 @@ from aiohttp import web
 from wukong.api import answers
 from wukong.api.body import BodyError
 from wukong.api.channels import ChannelRoutes
-from wukong.api.cluster import ClusterRoutes
+from wukong.api.cluster import PREFIX as CLUSTER_PREFIX
+from wukong.api.cluster import ClusterRoutes, why_refused
 from wukong.api.conversations import ConversationRoutes
 from wukong.api.messages import MessageRoutes
 from wukong.api.metrics import COUNTER, GAUGE, Figure, MetricsRoutes, registry_of
@@ -75,6 +76,14 @@ class _Gate:
         return self._open
 
     async def handle(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        response = await self._handle(request, handler)
+        if request.path.startswith(CLUSTER_PREFIX):
+            # No page of another origin is to read or change a cluster.
+            for name in answers.CORS_HEADERS:
+                response.headers.pop(name, None)
+        return response
+
+    async def _handle(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         if self._open >= self._requests_limit:
             response: web.StreamResponse = answers.refused("too many requests at once; try again", http_status=503)
         else:
@@ -91,6 +100,8 @@ class _Gate:
     async def _answer(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         if self._token and not self._has_token(request):
             return web.Response(status=401)
+        if not self._token and request.path.startswith(CLUSTER_PREFIX) and (text := why_refused(request)):
+            return answers.refused(text, http_status=403)
         if request.method == "OPTIONS":
             return web.Response(status=204, headers=answers.CORS_HEADERS)
         if (request.content_length or 0) > self._body_limit_bytes:

@@ -175,8 +175,9 @@ class RawNode:
     def change_members(self, change: Change) -> bool:
         """Append a membership change. Raises NotLeader. False, and nothing happens, if one is under way, or this
         leadership has not committed an entry yet, or a transfer is under way, or it would remove this leader (transfer
-        first), or it does not fit the members: only a learner that is connected, with the disk it has, and holds every membership
-        change becomes a voter; a member is not made a learner; nobody is removed with a disk he does not have."""
+        first), or it does not fit the members: only a learner that is connected, with the disk it has, and holds every
+        membership change becomes a voter; a member is not made a learner; nobody is removed with a disk he does not
+        have."""
         if not self._core.is_leader:
             raise NotLeader(self.group, self._core.leader_id)
         return self._core.change_members(change)

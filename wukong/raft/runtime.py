@@ -172,7 +172,8 @@ class Runtime:
         self._unsynced: dict[int, int] = {}  # group -> seq of records appended to the log and not given to the disk
         self._syncing: dict[int, int] = {}  # the same for what the disk is busy with
         self._disk_busy = False
-        self._disk_since = 0.0
+        self._disk_busy_s = 0.0
+        self._ticked_at = 0.0
         self._hindered = False
         self._queue: deque[Committed] = deque()
         self._queue_bytes = 0
@@ -365,11 +366,12 @@ class Runtime:
 
     def heard_s(self, group: int) -> float:
         """Seconds since this node heard the group's leader or, leading it, a majority."""
-        return self._clock.monotonic() - self._nodes[group].heard_at()
+        return max(0.0, self._clock.monotonic() - self._nodes[group].heard_at())
 
     def disk_busy_s(self) -> float:
-        """Seconds since the disk was given what it is writing now; 0 if it is idle."""
-        return self._clock.monotonic() - self._disk_since if self._disk_busy else 0.0
+        """How long the disk has been busy with what it is writing now, as far as this process ran meanwhile; 0 if it is
+        idle. As of the last tick."""
+        return self._disk_busy_s if self._disk_busy else 0.0
 
     def backlog_bytes(self) -> int:
         """Committed and not applied."""
@@ -597,6 +599,10 @@ class Runtime:
     def _tick(self) -> None:
         self._timer = self._loop.call_later(self._config.tick_ms / 1000, self._tick)
         self._active.update(group for group, raw in enumerate(self._nodes) if raw.has_peers)
+        # A process that was frozen does not blame the disk for it.
+        now = self._clock.monotonic()
+        self._disk_busy_s += min(now - self._ticked_at, 2 * self._config.tick_ms / 1000)
+        self._ticked_at = now
         if not self._hindered and self.disk_busy_s() * 1000 > self._config.quorum_timeout_ms:
             logger.error("the disk has not answered for %.1f s; this node leads no longer", self.disk_busy_s())
             self._hinder(True)
@@ -677,7 +683,7 @@ class Runtime:
             batch = self._wal.take()
             if batch is not None:
                 self._disk_busy = True
-                self._disk_since = self._clock.monotonic()
+                self._disk_busy_s = 0.0
                 self._syncing, self._unsynced = self._unsynced, {}
                 self._disk.submit(batch)
 

@@ -4,6 +4,7 @@ A wish changes the table of nodes and is answered when that is in the log; the m
 themselves (docs/design/membership.md), and `status` on any node says what is still to do.
 """
 
+import asyncio
 from collections import Counter
 from typing import Any
 
@@ -23,6 +24,8 @@ from wukong.service.replica import Replica
 EVERY_SLOT = -1
 
 REPORT_TIMEOUT_S = 1.0
+# Callers within so long share what the nodes were asked once.
+ROUND_S = 0.5
 # A node without a row is shown for so long after it was heard.
 STRANGER_S = 60.0
 MAX_ADDRESS_CHARS = 255
@@ -111,13 +114,15 @@ class ClusterAdmin:
         self._controller = controller
         self._groups = groups
         self._wanted = wanted
+        self._round: asyncio.Task[dict[int, dict[str, Any]]] | None = None
+        self._round_at = 0.0
 
     # -- looking
 
     async def status(self) -> StatusShape:
-        """As this node knows it, with what the others say within REPORT_TIMEOUT_S."""
+        """As this node knows it, with what the others say within REPORT_TIMEOUT_S, or said up to ROUND_S ago."""
         reports = {}
-        for node, value in (await self._controller.reports(REPORT_TIMEOUT_S)).items():
+        for node, value in (await self._reports()).items():
             report = _read_report(value, self._groups.group_count)
             if report is not None:
                 reports[node] = report
@@ -146,6 +151,14 @@ class ClusterAdmin:
             ],
             self._controller.job(),
         )
+
+    async def _reports(self) -> dict[int, dict[str, Any]]:
+        now = asyncio.get_running_loop().time()
+        if self._round is None or now - self._round_at > ROUND_S:
+            # It ends by its own time limit, whoever still waits for it.
+            self._round = asyncio.create_task(self._controller.reports(REPORT_TIMEOUT_S), name="cluster-reports")
+            self._round_at = now
+        return await asyncio.shield(self._round)
 
     def _slot(self, slot: int, reports: dict[int, _Report]) -> SlotShape:
         groups = self._groups
@@ -248,6 +261,7 @@ class ClusterAdmin:
 
     async def _change(self, command: Command) -> None:
         await self._replica.change_slot(0, command)
+        self._round = None
         self._controller.membership.wake()
 
     # -- leaders
@@ -256,6 +270,7 @@ class ClusterAdmin:
         """Let a voter lead a slot, or EVERY_SLOT; the present leaders are asked, wherever they are, and do it if the
         voter has caught up. Returns ASKED, or "" if it leads already. Raises RequestRefused, Unavailable."""
         groups = self._groups
+        self._round = None
         if slot != EVERY_SLOT and not 0 <= slot < groups.group_count:
             raise RequestRefused(f"there is no slot {slot}; they are 0 to {groups.group_count - 1}, or -1 for all")
         slots = range(groups.group_count) if slot == EVERY_SLOT else [slot]
@@ -288,6 +303,7 @@ class ClusterAdmin:
     async def adopt_settings(self) -> None:
         """Make the settings of this node's file those of the cluster. Raises Unavailable."""
         await self._replica.change_slot(0, PutSettings(encode(self._wanted)))
+        self._round = None
 
 
 def _lags(slots: list[SlotShape], reports: dict[int, _Report]) -> Counter[int]:
