@@ -74,6 +74,24 @@ async def test_a_node_that_stops_does_not_go_on_asking_for_the_settings(monkeypa
         await a_server(monkeypatch, node)._settle()
 
 
+async def test_a_start_that_fails_says_why_even_if_what_it_started_cannot_be_stopped(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    server = Server(Config())
+
+    async def start() -> None:
+        def broken() -> None:
+            raise RuntimeError("broken on purpose")
+
+        server._parts.callback(broken)
+        raise Unavailable("the reason")
+
+    monkeypatch.setattr(server, "_start_replica", start)
+    with pytest.raises(Unavailable, match="the reason"):
+        await server.start()
+    assert "broken on purpose" in caplog.text
+
+
 class Recorder:
     """Stands for each part of a server; `calls` says what was done to it."""
 

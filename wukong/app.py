@@ -103,7 +103,10 @@ class Server:
             await self._start_replica()
             await self._start_serving()
         except BaseException:
-            await self.stop()
+            try:
+                await self.stop()
+            except Exception:
+                log.exception("what was started could not be stopped in order")
             raise
 
     async def stop(self, timeout_s: float = STOP_TIMEOUT_S) -> None:
@@ -701,6 +704,8 @@ async def _live(server: Server, stop: asyncio.Event) -> None:
             _end_at_once(server.fatal.result())
         log.info("stopping")
         await server.stop()
+        if server.fatal.done():
+            _end_at_once(server.fatal.result())
     finally:
         asked.cancel()
 

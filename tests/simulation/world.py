@@ -76,7 +76,7 @@ def draw_options(rng: random.Random, nodes: int) -> Options:
         heartbeat_ms=100,
         election_min_ms=400,
         election_max_ms=800,
-        quorum_timeout_ms=1000,
+        quorum_timeout_ms=rng.choice((1000, 2500)),
         tick_ms=50,
         message_bytes=rng.choice((400, 4_000, 1 << 20)),
         window_messages=rng.choice((2, 8, 64)),

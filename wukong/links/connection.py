@@ -229,7 +229,9 @@ class Connection(asyncio.Protocol):
         elif self._is_ending and not self.is_closed:
             self._close()
             if self._transport is not None:
-                self._transport.close()
+                # Not `close`: with a ping or facts unread here that resets the connection, and the other end loses what
+                # it has not read. It closes when it has.
+                self._transport.write_eof()
 
     def _cut(self) -> tuple[list[bytes], int]:
         """The messages of the next frame and their bytes."""
