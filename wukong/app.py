@@ -33,6 +33,7 @@ from wukong.clock import Clock, SystemClock
 from wukong.cluster.clocks import Clocks
 from wukong.cluster.controller import Controller, ControllerOptions
 from wukong.cluster.formation import Facts, Forming
+from wukong.cluster.health import HealthOptions
 from wukong.cluster.inbound import Inbound
 from wukong.cluster.membership import OwnRow
 from wukong.cluster.mesh import Mesh
@@ -301,7 +302,17 @@ class Server:
             differing=self._differing_settings,
             snapshots=lambda: [str(line) for line in self.snapshots.progress()],
             members_changed=self._follow_table,
-            options=ControllerOptions(watch=WatchOptions(node_gone_after_ms=self.config.wukong.node_gone_after_ms)),
+            options=self._control_options(),
+        )
+
+    def _control_options(self) -> ControllerOptions:
+        """What counts as silence follows from how often is spoken."""
+        limits = self.config.wukong
+        heartbeat_s, election_s = limits.heartbeat_ms / 1000, 2 * limits.election_ms / 1000
+        usual = HealthOptions()
+        return ControllerOptions(
+            watch=WatchOptions(node_gone_after_ms=limits.node_gone_after_ms, majority_s=max(1.0, 3 * heartbeat_s)),
+            health=HealthOptions(silent_s=max(usual.silent_s, 4 * heartbeat_s), bad_s=max(usual.bad_s, 2 * election_s)),
         )
 
     def _follow_table(self, table: Mapping[int, NodeRow]) -> None:
@@ -312,7 +323,9 @@ class Server:
         row = table.get(self.node.node_id)
         if row is not None and row.disk == self.mesh.own.disk:
             self.mesh.ask_to_join(False)
-        self.mesh.learn({node: row.addr for node, row in table.items() if row.addr})
+        self.mesh.learn(
+            {node: row.addr for node, row in table.items() if row.addr}, {node: row.disk for node, row in table.items()}
+        )
 
     async def _wait(self, what: str, work: Awaitable[None]) -> None:
         """Wait for something that needs other nodes, as long as it takes, and say so now and then."""

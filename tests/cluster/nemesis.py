@@ -396,7 +396,7 @@ async def _lose_disk(nemesis: Nemesis) -> str:
 
 
 async def _move_leaders(nemesis: Nemesis) -> str:
-    """On purpose, to and fro, faster than they settle."""
+    """On purpose, back and forth, faster than they settle."""
     moves = 0
     for _ in range(12):
         node = nemesis.next_node()

@@ -204,7 +204,6 @@ class Server:
             options=world.options.control,
             clocks=self.clocks,
             close_some=self.gateway.close_some,
-            pause=runtime.hold,
             members_changed=self.learn,
         )
         for slot in range(slots):

@@ -48,11 +48,10 @@ def _nothing() -> list[str]:
 class Controller:
     """Wire the links' events to `connected`, `disconnected`, `told`, `heard` (every message) and `received` (CONTROL).
 
-    own: this node's row of the table. clocks: hears the wall clocks of the others; clock has
-    this machine's, as it is. close_some, clients: see Health. pause: no longer
-    used. differing: keys in which this node's file differs from the cluster's settings. snapshots: a line for each
-    snapshot under way. members_changed: told the table of nodes when it is another one than before, for
-    Links.set_peers."""
+    own: this node's row of the table. clocks: hears the wall clocks of the others; clock has this machine's, as it is.
+    close_some, clients: see Health. differing: keys in which this node's file differs from the cluster's settings.
+    snapshots: a line for each snapshot under way. members_changed: told the table of nodes when it is another one than
+    before, for Links.set_peers."""
 
     def __init__(
         self,
@@ -69,7 +68,6 @@ class Controller:
         options: ControllerOptions | None = None,
         close_some: Callable[[int], object] = lambda count: None,
         clients: Callable[[], int] = lambda: 0,
-        pause: object = None,
         differing: Callable[[], list[str]] = _nothing,
         snapshots: Callable[[], list[str]] = _nothing,
         members_changed: Callable[[dict[int, NodeRow]], None] = lambda table: None,

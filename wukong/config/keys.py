@@ -197,8 +197,8 @@ class WukongConfig:
     )
     log_retained_bytes: int = _key("logRetainedBytes", values.size(64 * KIB, GIB), limits.DEFAULT_LOG_RETAINED_BYTES)
     log_trim_bytes: int = _key("logTrimBytes", values.size(MIB, 4 * GIB), limits.DEFAULT_LOG_TRIM_BYTES)
-    heartbeat_ms: int = _key("heartbeat", values.duration(10, MINUTE_MS), limits.DEFAULT_HEARTBEAT_MS)
-    election_ms: int = _key("electionTimeout", values.duration(100, MINUTE_MS), limits.DEFAULT_ELECTION_MS)
+    heartbeat_ms: int = _key("heartbeat", values.duration(10, SECOND_MS), limits.DEFAULT_HEARTBEAT_MS)
+    election_ms: int = _key("electionTimeout", values.duration(100, 10 * SECOND_MS), limits.DEFAULT_ELECTION_MS)
     trusted_proxies: tuple[Network, ...] = _key("trustedProxies", values.networks, ())
     allow_plaintext_setting: bool = _key("allowPlaintextSetting", values.flag, False)
     idempotency_retention_ms: int = _key(

@@ -311,6 +311,11 @@ def _check(config: Config, faults: list[str], warnings: list[str]) -> None:
             f"wukong.electionTimeout: must be over three times wukong.heartbeat ({config.wukong.heartbeat_ms} ms), "
             "or a lost heartbeat is an election; raise it"
         )
+    if config.wukong.node_gone_after_ms < 3 * config.wukong.election_ms:
+        faults.append(
+            "wukong.nodeGoneAfter: must be at least three times wukong.electionTimeout "
+            f"({config.wukong.election_ms} ms), or a node that is being elected counts as gone; raise it"
+        )
     _check_accounts(config, faults)
     if not config.http_addr.is_loopback and not config.manager_token:
         warnings.append(

@@ -197,7 +197,6 @@ class Runtime:
         self._disk_thread = disk_thread
         self._disk: Disk | None = None
         self._installing: set[int] = set()
-        self._held: set[int] = set()
         self._linked: set[int] = set()
         self._unlinked_at: dict[int, float] = {}
         self._durable_waiters: list[tuple[int, int, asyncio.Future[None]]] = []  # (group, seq, who waits)
@@ -331,16 +330,10 @@ class Runtime:
     def accepts(self, group: int) -> bool:
         """Whether entries for the group may be proposed here: it leads, and is not handing over."""
         raw = self._nodes[group]
-        if not raw.is_leader or raw.transferring or group in self._held:
+        if not raw.is_leader or raw.transferring:
             return False
         # One entry of a group is under way at a time: while others take it, the next one grows.
         return not raw.has_peers or raw.log.last_index - raw.commit_index < self._config.entries_under_way
-
-    def hold(self, group: int, on: bool) -> None:
-        """Take no proposals for a group for a moment, so that its next leader can catch up."""
-        (self._held.add if on else self._held.discard)(group)
-        if not on:
-            self.wake()
 
     def leader(self, group: int) -> int | None:
         """Node id of the group's leader as this node knows it."""
@@ -525,7 +518,8 @@ class Runtime:
         return done
 
     def transfer(self, group: int, node: int) -> bool:
-        """Ask a voter to take a group over that is led here. False unless it has every entry; ask again."""
+        """Ask a voter to take over a group that is led here, as soon as it has every entry; until then nothing is
+        proposed. False: not led here, or the voter cannot be reached or needs a snapshot."""
         if not self._running or not self._nodes[group].is_leader:
             return False
         done = self._nodes[group].transfer(node)

@@ -134,7 +134,7 @@ class ClusterAdmin:
                 members.setdefault(member.node, []).append(member)
         lags = _lags(slots, reports)
         own, peers = self._controller.node_id, self._controller.peers
-        others = [node for node in peers.facts if peers.silent_s(node) <= STRANGER_S]
+        others = [node for node in peers.facts if peers.heard_s(node) <= STRANGER_S]
         return StatusShape(
             f"{self._controller.cluster:x}",
             own,
