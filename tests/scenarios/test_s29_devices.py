@@ -1,6 +1,6 @@
-"""Every connection of a user, wherever it is; large payloads; implicit members; named recipients.
+"""Every connection of a user, wherever it is; large payloads; slow readers; implicit members; named recipients.
 
-Scenarios S22, S29, S34, S35 and S38.
+Scenarios S22, S29, S34, S35, S36 and S38.
 """
 
 import asyncio
@@ -9,7 +9,7 @@ import base64
 import pytest
 
 from tests.scenarios.conftest import Clients, Deployment
-from tests.scenarios.room import Room
+from tests.scenarios.room import Room, unread_seqs
 from tests.support.http import Api, payload_of
 from tests.support.wire import PERSON, SUCCESS, Client, Kind, fence, unique
 from wukong.channel.ids import AGENT, CUSTOMER_SERVICE, VISITORS
@@ -47,6 +47,30 @@ async def test_s35_a_payload_is_refused_or_reaches_everybody(
     assert (await room.send(sender, b"x" * largest)).reason_code == SUCCESS
     assert (await room.send(sender, b"x" * 40_960)).reason_code == PAYLOAD_ERROR
     assert (await room.send(sender, b"after")).reason_code == SUCCESS
+    await room.check([sender, *others])
+
+
+async def test_s36_a_member_who_does_not_read_holds_up_nobody_and_finds_everything_later(
+    api: Api, clients: Clients, room: Room
+) -> None:
+    sender, *others = await clients.connect_all([unique("a"), *(unique("u") for _ in range(5))])
+    slow = await clients.connect(unique("slow"))
+    await room.create([sender.uid, slow.uid, *(client.uid for client in others)])
+    slow.leaving = True
+    slow.stop_reading()
+    # More than the sockets and the server hold for one connection.
+    for _ in range(40):
+        await asyncio.gather(*(room.send(sender, b"x" * 24_000) for _ in range(10)))
+    assert not room.refused
+    await fence(api, others)
+    assert [fault for client in others for fault in room.faults_of(client)] == []
+    assert await unread_seqs(api, slow.uid, room.id) == list(range(1, 401))
+    # The connection was given up; the next one is as good as any.
+    again = await clients.connect(slow.uid)
+    await room.send(sender)
+    await fence(api, [again])
+    assert [each.message_seq for each in again.of(room.id)] == [401]
+    slow.abort()
     await room.check([sender, *others])
 
 

@@ -406,7 +406,7 @@ def fence_ignored(put: Put) -> None:
 
 def health_unheeded(put: Put) -> None:
     """A node that has lost its majority keeps its clients."""
-    put(Health, "_close", lambda self, passed_s: None)
+    put(Health, "_close", lambda self, passed_s, **rest: None)
 
 
 def no_deduplication(put: Put) -> None:

@@ -205,7 +205,7 @@ class Faults:
             return False
         server = self.world.servers[node]
         server.loop.hold()
-        self._later(self.rng.choice((0.05, 0.6, 1.5, 4.0)), server.loop.resume)
+        self._later(self.rng.choice((0.05, 0.6, 2.5, 4.0)), server.loop.resume)
         return True
 
     def kill(self) -> bool:

@@ -203,16 +203,16 @@ class ProcessLoop(asyncio.AbstractEventLoop):
         task: asyncio.Task[Any] = asyncio.Task(coro, loop=self, name=name or "task")
         # A killed process leaves tasks that never end; that is no fault of theirs.
         task._log_destroy_pending = False  # type: ignore[attr-defined]
-        if len(self.tasks) > 500:
-            self.sweep()
         self.tasks.append(task)
         return task
 
     def sweep(self) -> None:
-        """Tell of tasks that ended with an exception nobody asked for, and forget those that ended. Of requests the
-        caller asks (clients.call), perhaps not yet."""
+        """Tell of tasks that ended with an exception nobody asked for, and forget those that ended. Between two runs of
+        the scheduler: whoever waits for them has asked by then."""
+        if self.state is not RUNS:
+            return
         for task in self.tasks:
-            if task.done() and task._log_traceback and task.get_name() != "request":  # type: ignore[attr-defined]
+            if task.done() and task._log_traceback:  # type: ignore[attr-defined]
                 error = task.exception()
                 if error is not None:
                     self.report(f"the task {task.get_name()} ended with {error!r}", error)

@@ -114,6 +114,7 @@ class _Connection:
         network.connection_count += 1
         self.serial = network.connection_count
         self.open = True
+        self.refused = False
         self.late = False  # broken, but what is under way still arrives
         self.last_at = 0.0
         self.stuck: deque[tuple[str, bytes]] = deque()
@@ -262,7 +263,7 @@ class SimLinks:
         """In this node's loop: something has arrived. A newer connection takes the place of the one that is heard when
         its first facts are those of the node with its number."""
         handler, node = self.handler, connection.key[0]
-        if handler is None or self.network.links.get(self.node_id) is not self:
+        if handler is None or connection.refused or self.network.links.get(self.node_id) is not self:
             return
         present = self.incoming.get(node)
         if what == "facts":
@@ -270,6 +271,9 @@ class SimLinks:
                 return
             if handler.facts(node, _decode(data)) is False:
                 self.network.counts["facts refused"] += 1
+                connection.refused = True  # closed at this end at once: nothing more is heard on it
+                if present is connection:
+                    del self.incoming[node]
                 self.network.scheduler.after(self.network.between(*connection.key), connection.give_up)
             elif present is not connection and (present is None or present.serial < connection.serial):
                 self.incoming[node] = connection

@@ -204,6 +204,7 @@ class Server:
             options=world.options.control,
             clocks=self.clocks,
             close_some=self.gateway.close_some,
+            clients=lambda: len(self.gateway.by_number),
             members_changed=self.learn,
         )
         for slot in range(slots):

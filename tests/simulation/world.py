@@ -127,6 +127,7 @@ class World:
         self.promises = checkers.Promises(self.violations)
         self.reboots_after_votes = 0
         self.disks_lost = 0
+        self.outlived: dict[tuple[str, int], float] = {}  # connection -> since when its incarnation is over
         self.rows = checkers.EqualRows(self.violations)
         self.promise = checkers.Promise(self.violations)
         self.checks_reads = checkers.Reads(self.violations)
@@ -330,7 +331,6 @@ class World:
         self.disks[node].killed(power_lost=power_lost)
 
     def _bury(self, server: Server, *, told: bool) -> None:
-        server.loop.sweep()
         server.loop.kill()
         self.buried.append(server)
         self.network.died(server.node_id, told=told)
@@ -465,7 +465,22 @@ class World:
         self.gate_closed = False
         for pause_s in faults(self):
             self.scheduler.run(self.scheduler.now + pause_s)
+            self._sweep()
         self.calm()
+
+    def _sweep(self) -> None:
+        for loop in (self.people, *(server.loop for _, server in sorted(self.servers.items()))):
+            loop.sweep()
+        for device in self.devices:
+            # Connected under an incarnation that is over: the log knows nothing of it any more.
+            seen = device.seen
+            server = self.servers.get(seen.node) if seen is not None else None
+            if seen is None or server is None or server.node is None or server.loop.state != "runs":
+                continue
+            if seen.incarnation != server.node.incarnation and server.state == "serving":
+                since = self.outlived.setdefault((seen.told, seen.incarnation), self.scheduler.now)
+                if self.scheduler.now - since > 0.5:
+                    self.violations.blame("presence", f"{seen.told} outlives its incarnation {seen.incarnation}")
 
     def calm(self) -> None:
         if not self.run_until("every node serves", SERVE_BOUND_S, self.all_serve):
@@ -480,8 +495,7 @@ class World:
             return
         if not self.run_until("every replica has everything", REST_BOUND_S, self._at_rest):
             return
-        for loop in (self.people, *(server.loop for _, server in sorted(self.servers.items()))):
-            loop.sweep()
+        self._sweep()
         self.settle_unknown()
         self.judge_logs()
         self.judge_rows()

@@ -133,7 +133,7 @@ def test_a_damaged_manifest_is_refused_with_what_to_do(tmp_path: Path) -> None:
     path = made(tmp_path / "db")
     (manifest,) = path.glob("MANIFEST-*")
     manifest.write_bytes(manifest.read_bytes()[:20])
-    with pytest.raises(DataError, match=r"move this directory away .* restore a backup"):
+    with pytest.raises(DataError, match=r"move the whole data directory .* restore a backup"):
         RocksStore(path)
 
 

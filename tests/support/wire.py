@@ -195,6 +195,11 @@ class Client:
         if self._transport is not None:
             self._transport.abort()
 
+    def stop_reading(self) -> None:
+        """Leave what comes in the socket; for TCP."""
+        assert isinstance(self._transport, asyncio.Transport)
+        self._transport.pause_reading()
+
     def lost(self) -> None:
         """Called by the transport when the connection is gone."""
         if self.closed.is_set():
