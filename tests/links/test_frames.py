@@ -26,11 +26,9 @@ from wukong.links.frames import (
 KEY = bytes(range(32))
 
 leaves = st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | st.floats(allow_nan=False) | st.text()
-bodies = st.recursive(
-    leaves | st.binary(max_size=300),
-    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text() | st.binary(), inner, max_size=4),
-    max_leaves=20,
-)
+values = leaves | st.binary(max_size=300)
+flat = st.lists(values, max_size=4) | st.dictionaries(st.text() | st.binary(), values, max_size=4)
+bodies = values | flat | st.lists(flat, max_size=3) | st.dictionaries(st.text(), flat, max_size=3)
 messages = st.tuples(st.integers(0, 255), st.integers(0, 65_535), bodies)
 
 

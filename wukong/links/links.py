@@ -203,6 +203,9 @@ class Links:
         self._is_stopped = True
         for server in self._servers:
             server.close()
+        # What was accepted in this turn gets its connection in the next ones, or nobody would close it.
+        for _ in range(3):
+            await asyncio.sleep(0)
         for incoming in [link for link in self._connections if isinstance(link, Incoming)]:
             incoming.abort()
         for dialer in self._dialers.values():
