@@ -477,6 +477,8 @@ class World:
             server = self.servers.get(seen.node) if seen is not None else None
             if seen is None or server is None or server.node is None or server.loop.state != "runs":
                 continue
+            if device.wire is None or device.wire.server is not server:
+                continue  # its node has died, and it has not found out yet
             if seen.incarnation != server.node.incarnation and server.state == "serving":
                 since = self.outlived.setdefault((seen.told, seen.incarnation), self.scheduler.now)
                 if self.scheduler.now - since > 0.5:
