@@ -26,7 +26,7 @@ from wukong.node.streams import SlotStream
 from wukong.protocol.packets import Sendack
 from wukong.raft.core import RaftGroup
 from wukong.raft.filter import MessageFilter
-from wukong.raft.log import HARD_STATE, GroupLog, Record, Snapshot
+from wukong.raft.log import HARD_STATE, GroupLog, Member, Record, Snapshot
 from wukong.raft.rawnode import RawNode
 from wukong.raft.runtime import Runtime
 from wukong.raft.wal import Wal
@@ -298,11 +298,10 @@ def learner_counts(put: Put) -> None:
 def blank_disk_votes(put: Put) -> None:
     """A node that lost its disk votes and stands as if nothing had happened."""
 
-    def is_member(self: RaftGroup) -> bool:
-        return any(member.node == self.node_id for member in self.log.members_now())
+    def member(self: GroupLog, node: int, disk: int) -> Member | None:
+        return next((member for member in self.members_now() if member.node == node), None)
 
-    put(RaftGroup, "may_campaign_itself", property(is_member))
-    put(RaftGroup, "may_vote", property(is_member))
+    put(GroupLog, "member", member)
 
 
 def believe_beats(put: Put) -> None:

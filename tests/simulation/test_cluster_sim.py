@@ -19,7 +19,6 @@ pytestmark = pytest.mark.timeout(900)
 
 ROOT = Path(__file__).parents[2]
 FIXED = [(1, 3), (2, 3), (3, 3), (4, 3), (5, 3), (6, 5)]
-NEW_COUNT = 10
 
 # Drawn in the test: processes that share the tests have to agree on their names.
 NEW_SEEDS = 10

@@ -34,7 +34,9 @@ DENYLIST = LIST_DENY
 ALLOWLIST = LIST_ALLOW
 
 PAGE_LIMIT = 1_000
-_REPLACE_ATTEMPTS = 3
+# Each time somebody else's replacement took effect, so of several at once all come through.
+_REPLACE_ATTEMPTS = 12
+_REPLACE_PAUSE_S = 0.02
 
 _NODE_BITS = 10
 # Fits 63 bits for longer than anybody needs, with room for some replacements per millisecond.
@@ -87,7 +89,10 @@ class Channels:
     async def _replace(self, command: PutChannel, parts: list[list[str]]) -> None:
         channel = command.channel
         async with self._alone(channel):
-            for _ in range(_REPLACE_ATTEMPTS):
+            for attempt in range(_REPLACE_ATTEMPTS):
+                if attempt:
+                    # Nodes that wait in step would meet again.
+                    await asyncio.sleep(_REPLACE_PAUSE_S * attempt * (1 + self._replica.node_id % 3))
                 staged = self._new_number()
                 for number, part in enumerate(parts[:-1], 1):
                     await self._replica.change(channel.id, StageMembers(channel, staged, part, number))
