@@ -28,6 +28,8 @@ class RaftConfig(msgspec.Struct, frozen=True, kw_only=True):
     """Reads waiting in one group for a round of ReadIndex; the next one fails at once."""
     entries_under_way: int = 1
     """Entries of a group proposed and not committed, with peers; at the limit proposals wait and share the next one."""
+    round_ms: int = 20
+    """With peers, proposals of all groups wait until those of the last round are committed, at most so long."""
     retain_bytes: int = 4 << 20
     """Entries a group with peers keeps behind its applied index for followers that were away."""
     pinned_bytes: int = 256 << 20

@@ -197,6 +197,9 @@ class Runtime:
         self._disk_thread = disk_thread
         self._disk: Disk | None = None
         self._installing: set[int] = set()
+        self._round: dict[int, int] = {}  # what was proposed last and is not committed: group -> index
+        self._round_since = 0.0
+        self._round_timer: asyncio.TimerHandle | None = None
         self._linked: set[int] = set()
         self._unlinked_at: dict[int, float] = {}
         self._durable_waiters: list[tuple[int, int, asyncio.Future[None]]] = []  # (group, seq, who waits)
@@ -282,8 +285,9 @@ class Runtime:
     def _halt(self, reason: Unavailable) -> None:
         """Nothing happens any more; whoever waits is told."""
         self._running = False
-        if self._timer is not None:
-            self._timer.cancel()
+        for timer in (self._timer, self._round_timer):
+            if timer is not None:
+                timer.cancel()
         for heap in self._waiters.values():
             for _, _, future in heap:
                 if not future.done():
@@ -634,13 +638,43 @@ class Runtime:
 
     def _collect(self) -> None:
         """Take proposals, unless the disk is busy or applying has fallen behind."""
-        if self._disk_busy or self._queue_bytes >= self._config.apply_queue_bytes:
+        if self._disk_busy or self._queue_bytes >= self._config.apply_queue_bytes or self._round_is_under_way():
             return
         proposals = self._machine.collect()
         self._collected = bool(proposals)
         for group, data in proposals:
-            self._nodes[group].propose(data)
+            raw = self._nodes[group]
+            raw.propose(data)
             self._active.add(group)
+            if raw.has_peers:
+                self._round[group] = raw.log.last_index
+        if self._round:
+            self._round_since = self._clock.monotonic()
+
+    def _round_is_under_way(self) -> bool:
+        """Whether followers are still busy with what was proposed last: what comes meanwhile goes together in the next
+        round, with one message to each of them. A group that does not get on holds the others up for round_ms only."""
+        if not self._round:
+            return False
+        nodes = self._nodes
+        self._round = {
+            group: index
+            for group, index in self._round.items()
+            if nodes[group].is_leader and nodes[group].commit_index < index
+        }
+        if not self._round:
+            return False
+        left_s = self._round_since + self._config.round_ms / 1000 - self._clock.monotonic()
+        if left_s <= 0:
+            self._round = {}
+            return False
+        if self._round_timer is None:
+            self._round_timer = self._loop.call_later(left_s, self._round_is_over)
+        return True
+
+    def _round_is_over(self) -> None:
+        self._round_timer = None
+        self.wake()
 
     def _settle(self) -> None:
         """Carry out what the active groups have ready, and give the disk its next batch."""
