@@ -198,7 +198,6 @@ class Runtime:
         self._disk: Disk | None = None
         self._installing: set[int] = set()
         self._round: dict[int, int] = {}  # what was proposed last and is not committed: group -> index
-        self._round_since = 0.0
         self._round_timer: asyncio.TimerHandle | None = None
         self._linked: set[int] = set()
         self._unlinked_at: dict[int, float] = {}
@@ -648,8 +647,6 @@ class Runtime:
             self._active.add(group)
             if raw.has_peers:
                 self._round[group] = raw.log.last_index
-        if self._round:
-            self._round_since = self._clock.monotonic()
 
     def _round_is_under_way(self) -> bool:
         """Whether followers are still busy with what was proposed last: what comes meanwhile goes together in the next
@@ -663,17 +660,18 @@ class Runtime:
             if nodes[group].is_leader and nodes[group].commit_index < index
         }
         if not self._round:
-            return False
-        left_s = self._round_since + self._config.round_ms / 1000 - self._clock.monotonic()
-        if left_s <= 0:
-            self._round = {}
+            if self._round_timer is not None:
+                self._round_timer.cancel()
+                self._round_timer = None
             return False
         if self._round_timer is None:
-            self._round_timer = self._loop.call_later(left_s, self._round_is_over)
+            self._round_timer = self._loop.call_later(self._config.round_ms / 1000, self._round_is_over)
         return True
 
     def _round_is_over(self) -> None:
+        # The timer decides, not the clock it was made by: they need not run alike.
         self._round_timer = None
+        self._round = {}
         self.wake()
 
     def _settle(self) -> None:
