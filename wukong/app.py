@@ -189,10 +189,11 @@ class Server:
             segment_bytes=config.wukong.wal_segment_bytes,
             fsync=config.wukong.fsync,
         )
-        await asyncio.to_thread(directory.promise)
         held_something = bool(self.node.applied()) or any(log.last_index > FIRST_INDEX for log in wal.logs)
         if held_something or (node_id, directory.disk) in formation.members:
             self.mesh.ask_to_join(False)
+        await asyncio.to_thread(directory.promise)
+        raft_config = self._raft_config()
         self.runtime = Runtime(
             node_id=node_id,
             disk=directory.disk,
@@ -201,7 +202,7 @@ class Server:
             machine=self.node,
             clock=clock,
             on_fatal=self._on_fatal,
-            config=self._raft_config(),
+            config=raft_config,
             send=self.mesh.send_raft,
             snapshot_needed=self._snapshot_needed,
             pinned=self._pinned_index,
@@ -216,7 +217,9 @@ class Server:
             term_of=self.runtime.term,
             applied_index=self.runtime.applied_index,
             clock=clock,
-            options=SnapshotOptions(bytes_per_s=config.wukong.snapshot_bytes_per_second),
+            options=SnapshotOptions(
+                view_limit=raft_config.pinned_groups, bytes_per_s=config.wukong.snapshot_bytes_per_second
+            ),
         )
         self._parts.push_async_callback(self.snapshots.stop)
         self._parts.push_async_callback(self._stop_log)

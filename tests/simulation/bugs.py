@@ -11,6 +11,7 @@ from typing import Any
 
 import msgspec
 
+from tests.simulation.faults import Faults
 from wukong.channel import copies, machine, messages, presence
 from wukong.channel.commands import FORMAT_VERSION, Hello, PutChannel, RemoveAllMembers, RemoveMembers, encode_command
 from wukong.channel.effects import FanOut
@@ -392,6 +393,8 @@ def answer_before_disk(put: Put) -> None:
 def fence_ignored(put: Put) -> None:
     """A node that was taken for gone begins anew, and keeps its clients, of whom the log knows nothing any more."""
     original = Node._reborn
+    # A node has to stand still for so long that it is taken for gone, and not be alone for it.
+    put(Faults, "KINDS", {**Faults.KINDS, "pause": (60, Faults.KINDS["pause"][1])})
 
     def reborn(self: Node) -> None:
         on_break, self._on_break = self._on_break, lambda why: None

@@ -35,6 +35,8 @@ class RaftConfig(msgspec.Struct, frozen=True, kw_only=True):
     pinned_bytes: int = 256 << 20
     """The most all groups together keep for members that are behind and connected, or were lately, or take a snapshot;
     each group its part of it. Beyond it they need a snapshot, or another one."""
+    pinned_groups: int = 4
+    """Groups copied from here at once; each may keep that part of pinned_bytes."""
     trim_bytes: int = 64 << 20
     """Bytes written to the log between two flushes of the state, which free the log behind them."""
     apply_slice_ms: float = 4.0

@@ -60,7 +60,6 @@ _ENTRY_OVERHEAD_BYTES = 64
 _ASK_AGAIN_S = 0.1
 _TRIM_ENTRY_COUNT = 10_000
 """Forgotten in one turn of the loop."""
-_COPIED_AT_ONCE = 4
 _RETURN_S = 60.0
 """A member whose link broke is waited for so long."""
 
@@ -698,7 +697,7 @@ class Runtime:
                 if ready.records:
                     self._wal.append(ready.records)
                     self._unsynced[group] = ready.seq
-                if ready.committed and raw.is_leader:
+                if ready.committed and raw.is_leader and raw.has_peers:
                     self.wake()  # the next entry may go
                 if ready.committed and group not in self._installing:
                     self._queue.extend(ready.committed)
@@ -834,7 +833,7 @@ class Runtime:
             wanted = min(wanted, pinned)
         config, log = self._config, raw.log
         # A slot that is being copied must not be overtaken; few are at a time.
-        part = _COPIED_AT_ONCE if pinned is not None else self.group_count
+        part = config.pinned_groups if pinned is not None else self.group_count
         most_bytes = max(config.retain_bytes, config.pinned_bytes // part)
         end = base = log.base_index
         kept = log.entry_bytes + _ENTRY_OVERHEAD_BYTES * len(log)
