@@ -309,6 +309,69 @@ def test_a_node_with_a_new_disk_is_let_in_when_the_old_one_was_silent_for_long()
     assert replica.events[-1] == ("facts", 2, 77)
 
 
+def process(boot: int) -> object:
+    """Facts of node 2, told by one of its processes."""
+    return wire(Facts(12, 16, 77, OURS.members, "127.0.0.1:2", boot=boot))
+
+
+def test_a_restarted_node_is_let_in_at_once_when_the_link_to_its_last_process_broke() -> None:
+    mesh, _, _ = serving()
+    for boot in (1, 2, 3):
+        mesh.connected(2)
+        assert mesh.facts(2, process(boot))
+        assert mesh.connected_nodes == {2}
+        mesh.disconnected(2)
+
+
+def test_a_copy_of_a_data_directory_is_not_let_in_beside_the_node_that_is_heard(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    clock = StillClock()
+    mesh, _, _ = serving(clock)
+    mesh.connected(2)
+    assert mesh.facts(2, process(1))
+    for _ in range(15):
+        clock.seconds += 1
+        mesh.received(2, CONTROL, 0, {})
+        assert not mesh.facts(2, process(2))
+        assert mesh.facts(2, process(1))
+    assert mesh.connected_nodes == {2}
+    errors = [record.getMessage() for record in caplog.records if record.levelno == logging.ERROR]
+    assert len(errors) == 2, "one in 10 s"
+    assert "two processes run as node 2 with the same data directory" in errors[0]
+
+
+def test_a_node_that_hung_is_followed_by_its_next_process() -> None:
+    clock = StillClock()
+    mesh, _, _ = serving(clock)
+    mesh.connected(2)
+    mesh.facts(2, process(1))
+    clock.seconds += 3
+    assert mesh.facts(2, process(2)), "its machine is gone and nobody closed its connections"
+
+
+def test_of_two_copies_that_take_turns_neither_is_heard_until_one_is_stopped() -> None:
+    clock = StillClock()
+    mesh, _, replica = serving(clock)
+    mesh.connected(2)
+    mesh.facts(2, process(1))
+    mesh.disconnected(2)
+    mesh.connected(2)
+    assert mesh.facts(2, process(2)), "it looks like a restart"
+    assert not mesh.facts(2, process(1)), "but the first one is still there"
+    assert mesh.connected_nodes == set()
+    mesh.received(2, RAFT, 0, {})
+    assert ("raft", 2, 0, {}) not in replica.events
+    for boot in (2, 1, 2, 1):
+        clock.seconds += 4
+        assert not mesh.facts(2, process(boot))
+    clock.seconds += 9.9
+    assert not mesh.facts(2, process(1))
+    clock.seconds += 0.2
+    assert mesh.facts(2, process(1)), "the other one has been stopped"
+    assert mesh.connected_nodes == {2}
+
+
 def test_the_node_of_the_table_takes_its_number_back_at_once() -> None:
     clock = StillClock()
     mesh, _, _ = serving(clock)

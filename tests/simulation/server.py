@@ -30,6 +30,7 @@ from wukong.errors import Unavailable
 from wukong.node.node import Node
 from wukong.node.snapshot_options import SnapshotOptions
 from wukong.node.snapshots import Snapshots
+from wukong.protocol.event_frame import SharedEvent
 from wukong.protocol.packets import Recvack, Send, Sendack
 from wukong.protocol.recv_frame import RecvView
 from wukong.raft.config import RaftConfig
@@ -90,7 +91,8 @@ class Server:
         )
         self.clock = ProcessClock(self.loop, world.wall_ms[node_id])
         known = {other: world.address(other) for other in world.named_nodes(node_id) if other != node_id}
-        own = Facts(disk.number, world.options.slots, join=True, addr=world.address(node_id))
+        boot = self.rng.getrandbits(62)
+        own = Facts(disk.number, world.options.slots, join=True, addr=world.address(node_id), boot=boot)
         self.clocks = Clocks(self.clock)
         self.mesh = Mesh(node_id, self.clock, own, known)
         self.links = SimLinks(world.network, node_id, self.loop)
@@ -454,6 +456,9 @@ class SimGateway:
                 socket.wire.to_client("recv", view)
             else:
                 socket.held.append(("recv", view))
+
+    def deliver_event(self, event: SharedEvent, sessions: list[int]) -> None:
+        raise AssertionError("no client of the simulation posts events")
 
     def sendack(self, session: int, packet: Sendack) -> None:
         socket = self.by_number.get(session)

@@ -3,12 +3,15 @@
 Only nodes of the same cluster are heard; what others send, but for their facts, is dropped. A node counts as connected
 when our link to it is up and it has told us that it belongs to our cluster. A number is that of the process which was
 heard last under it, until that one has been silent for TWIN_SILENCE_S: another one with another disk is not let in.
+One with the same disk is a restart, which comes when the process before it is gone; else it is a copy of the data
+directory, and two that vote as one are worse than none.
 
 Where a node is: as this node's configuration says, if it names the node, until an operator enters another address;
 else as the newest word has it, the node's own or its row's. docs/design/links.md.
 """
 
 import logging
+from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Protocol
 
@@ -26,6 +29,9 @@ log = logging.getLogger(__name__)
 TWIN_SILENCE_S = 10.0
 """So long a node keeps its number against one with another disk: a second process under it, or the same node that has
 lost its disk."""
+_COPY_SILENCE_S = 3.0
+"""So long a process without a broken link was silent before another one with the same disk is taken for its next."""
+_BOOTS_KEPT = 16
 _COMPLAINT_PAUSE_S = 10.0
 
 
@@ -83,6 +89,10 @@ class Mesh:
         self._heard_at: dict[int, float] = {}
         self._said: dict[int, str] = {}  # node -> what is wrong with its facts, as the log has it
         self._twin_said_at: dict[int, float] = {}
+        self._link_broke: set[int] = set()  # since the node was last taken for the process that it is
+        self._boots: dict[int, deque[int]] = {}  # processes of a node's disk that came before the present one
+        self._suspected: dict[int, tuple[int, float]] = {}  # node -> another boot that was refused, and when first
+        self._copied: dict[int, tuple[int, float]] = {}  # node with a copy -> the boot heard last, and since when
 
     # -- life
 
@@ -190,6 +200,7 @@ class Mesh:
 
     def disconnected(self, node: int) -> None:
         self._up.pop(node, None)
+        self._link_broke.add(node)
         if self.forming is not None:
             self.forming.lost(node)
         self._look(node)
@@ -200,11 +211,14 @@ class Mesh:
         if read is None:
             self._say(node, logging.WARNING, "told facts that cannot be read; is it of another version?")
             return False
-        if self._is_twin(read):
+        if self._is_twin(read) or self._is_copy(read):
             return False
         known = self.facts_of.get(node)
         if known is not None and known.cluster and not read.cluster and known.disk == read.disk:
             return True  # told before the last ones, on a slower link: a directory does not leave its cluster
+        if known is not None and known.boot and known.boot != read.boot and known.disk == read.disk:
+            self._boots.setdefault(node, deque(maxlen=_BOOTS_KEPT)).append(known.boot)
+        self._link_broke.discard(node)
         self._heard_at[node] = self._clock.monotonic()
         self.facts_of[node] = read
         is_foreign = bool(self.own.cluster and read.cluster) and read.cluster != self.own.cluster
@@ -257,18 +271,60 @@ class Mesh:
         _, disk = self._rows.get(node, ("", 0))
         if known is None or node not in self._ours or facts.disk in (known.disk, disk or known.disk):
             return False
-        now = self._clock.monotonic()
-        silent_s = now - self._heard_at[node]
+        silent_s = self._clock.monotonic() - self._heard_at[node]
         if silent_s >= TWIN_SILENCE_S:
             return False
+        self._complain(
+            node,
+            f"a node {node} tells disk {facts.disk:x}, but disk {known.disk:x} was heard under that id {silent_s:.0f} "
+            f"s ago: if two processes run with nodeId {node}, stop one of them; else it is let in when the old one was "
+            f"silent for {TWIN_SILENCE_S:.0f} s",
+        )
+        return True
+
+    def _is_copy(self, facts: Facts) -> bool:
+        """Whether two processes run on copies of one data directory. A process never comes back, so one that does was
+        there all the time: then neither is heard, until only one of them tells facts for TWIN_SILENCE_S."""
+        node, known = facts.node, self.facts_of.get(facts.node)
+        if known is None or not facts.boot or not known.boot or facts.disk != known.disk:
+            return False
+        now = self._clock.monotonic()
+        earlier = self._boots.get(node, ())
+        if node in self._copied:
+            boot, since = self._copied[node]
+            if boot == facts.boot and now - since >= TWIN_SILENCE_S:
+                del self._copied[node]
+                self._boots.pop(node, None)
+                return False
+            if boot != facts.boot:
+                self._copied[node] = facts.boot, now
+        elif facts.boot == known.boot:
+            return False
+        elif facts.boot in earlier:
+            self._copied[node] = facts.boot, now
+            self._ours.discard(node)
+            self._look(node)
+        elif node in self._link_broke or now - self._heard_at[node] >= _COPY_SILENCE_S:
+            self._suspected.pop(node, None)
+            return False
+        else:
+            boot, since = self._suspected.get(node, (0, now))
+            if boot != facts.boot:
+                self._suspected[node] = facts.boot, now
+            if boot != facts.boot or self._heard_at[node] <= since:
+                return True  # perhaps its next process, and nobody told of the end of the last one
+        self._complain(
+            node,
+            f"two processes run as node {node} with the same data directory (disk {facts.disk:x}), which must never "
+            "happen: stop the one that is a copy, and start it with an empty data directory and a nodeId of its own",
+        )
+        return True
+
+    def _complain(self, node: int, text: str) -> None:
+        now = self._clock.monotonic()
         if now - self._twin_said_at.get(node, -_COMPLAINT_PAUSE_S) >= _COMPLAINT_PAUSE_S:
             self._twin_said_at[node] = now
-            log.error(
-                "a node %d tells disk %x, but disk %x was heard under that id %.0f s ago: if two processes run with "
-                "nodeId %d, stop one of them; else it is let in when the old one was silent for %.0f s",
-                *(node, facts.disk, known.disk, silent_s, node, TWIN_SILENCE_S),
-            )
-        return True
+            log.error("%s", text)
 
     def _take_address(self, facts: Facts) -> None:
         """Where a node says that it is. It knows best, and may have been moved."""
