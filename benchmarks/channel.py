@@ -6,8 +6,9 @@ Prints µs of CPU per command, the median of 3 runs, on one slot over the overla
 else runs on the machine counts little. Apply means `apply_pack`: rules, rows, the encoded reply in the stream's row,
 the slot's row. Decoding the entry and committing the batch to the store are given apart. Packs have 50 commands unless
 said; all replies are settled by the next pack but one. Messages have 256 bytes of payload and a client_msg_no. `rocks`
-is RocksDB after a checkpoint, so that what is not new lies in SST files, in the block cache. `--profile` shows where
-the time of an Append goes (cProfile; it slows small functions down).
+is RocksDB after a checkpoint, so that what is not new lies in SST files, in the block cache. Behind the table: bytes of
+a delta of a streamed answer, in its log entry and in the rows of its step. `--profile` shows where the time of an
+Append goes (cProfile; it slows small functions down).
 """
 
 import argparse
@@ -23,13 +24,18 @@ import time
 from collections.abc import Callable, Iterator
 
 from wukong.channel.commands import (
+    EVENT_CLOSE,
+    EVENT_DELTA,
     AdvanceCommands,
+    AdvanceWebhooks,
     Append,
     CloseSession,
     Command,
     OpenSession,
     Pack,
+    PostEvent,
     PutChannel,
+    PutCopy,
     RemoveAllMembers,
     SetToken,
     UpdateChat,
@@ -39,11 +45,13 @@ from wukong.channel.commands import (
     encode_pack,
 )
 from wukong.channel.conversations import conversation, conversations_of, pending_commands
+from wukong.channel.copies import COPY_SETTINGS
 from wukong.channel.ids import ChannelId, person_id
 from wukong.channel.machine import apply_pack
 from wukong.channel.members import member_page
 from wukong.channel.messages import messages_between
-from wukong.channel.state import State, channel_part
+from wukong.channel.state import Settings, State, channel_part, encode
+from wukong.channel.webhooks import NOTIFY, OFFLINE, pending
 from wukong.store.interface import Store
 from wukong.store.memory import MemoryStore
 from wukong.store.overlay import Overlay
@@ -180,6 +188,19 @@ class Load:
         while True:
             yield self.append(self.group, self.random.choice(self.members), is_cmd=True)
 
+    def delta(self, number: str, text: str) -> PostEvent:
+        payload = b'{"kind":"text","delta":"%s"}' % text.encode()
+        event_id = f"event-{next(self.numbers)}"
+        return PostEvent(
+            self.group, number, "main", event_id, "stream.delta", EVENT_DELTA, self.group.id, payload=payload, text=text
+        )
+
+    def deltas(self) -> Iterator[Command]:
+        """Of 50 answers at once, ten characters each."""
+        numbers = [self.number() for _ in range(50)]
+        for number in itertools.cycle(numbers):
+            yield self.delta(number, "ten chars.")
+
     def logins(self) -> Iterator[Command]:
         """A user on three devices; each further login ends the one before."""
         for number in itertools.count():
@@ -223,6 +244,7 @@ def measure(store: Store, packs: int, seed: int, before_reads: Callable[[], None
     slot.keep_open = 5_000
     put("Append with 5,000 open replies", load.in_group(), max(packs, 150))
     slot.keep_open = 2 * PACK_COMMANDS
+    put("PostEvent, a delta of 10 characters", load.deltas())
     put("OpenSession, second device of its kind", load.logins())
     put("OpenSession and CloseSession, each", load.log_in_and_out())
     put("UpdateChat (clearUnread)", load.reads())
@@ -241,6 +263,39 @@ def measure(store: Store, packs: int, seed: int, before_reads: Callable[[], None
     encoded = [encode_command(command) for command in entry]
     data = encode_entry([encode_pack(1, 1, 1, 0, slot.now_ms, encoded)])
     figures["decode an entry, per Append"] = median_us(lambda: [decode_entry(data) for _ in range(100)], 5_000)
+    figures |= measure_webhooks(slot, load, packs)
+    return figures
+
+
+def measure_webhooks(slot: Slot, load: Load, packs: int) -> Figures:
+    """The same messages without and with webhooks, in turns, so that both meet the same machine; then delivering them:
+    100 in a command, once for each kind."""
+    figures: Figures = {}
+    for name, number in itertools.product(("Append", "its commit"), range(2)):
+        figures[f"{name} {'with' if number else 'without'} webhooks"] = 0.0
+    found: dict[bool, list[tuple[float, float]]] = {False: [], True: []}
+    for turn in range(2 * RUNS):
+        on = turn % 2 == 1
+        slot.apply(slot.pack([PutCopy(COPY_SETTINGS, 1 + turn, [], encode(Settings(webhook_on=on)))]))
+        slot.end_step()
+        found[on].append(measure_apply(slot, packs_of(load.in_groups(), packs)))
+    for on, word in ((False, "without"), (True, "with")):
+        figures[f"Append {word} webhooks"] = statistics.median(apply for apply, _ in found[on])
+        figures[f"its commit {word} webhooks"] = statistics.median(commit for _, commit in found[on])
+    for name in ("Append", "its commit"):
+        ratio = figures[f"{name} with webhooks"] / figures[f"{name} without webhooks"]
+        figures[f"  ratio of {name}"] = ratio
+    last = slot.state.slot_row.webhooks.last
+    ends = range(100, min(last, 100 * packs) + 1, 100)
+    for kind in (NOTIFY, OFFLINE):
+        advances = [[AdvanceWebhooks(kind, upto)] for upto in ends]
+        apply, commit = measure_apply(slot, [list[Command](some) for some in advances])
+        figures[f"AdvanceWebhooks({kind}) of 100, per message"] = apply / 100
+        figures[f"  its commit, per message ({kind})"] = commit / 100
+    behind = max(ends)
+    figures["pending webhooks, per record of 100"] = median_us(
+        lambda: [pending(slot.state, NOTIFY, after=behind, limit=100) for _ in range(10)], 1_000
+    )
     return figures
 
 
@@ -266,6 +321,35 @@ def measure_reads(slot: Slot, load: Load) -> Figures:
         ),
         "member_page, 1,000": median_us(lambda: [member_page(state, part) for _ in few], len(few)),
     }
+
+
+def measure_stream(characters: int, deltas: int) -> str:
+    """What a text costs that comes in so many deltas, each in a step of its own, and then a close."""
+    load = Load(1)
+    slot = Slot(MemoryStore())
+    load.setup(slot)
+    slot.keep_open = 1
+    number = load.number()
+    slot.apply(slot.pack([load.append(load.group, load.members[0], number)]))
+    slot.end_step()
+    rows = slot_rows = largest = entries = 0
+    for _ in range(deltas):
+        command = load.delta(number, "x" * (characters // deltas))
+        pack = slot.pack([command])
+        entries += len(encode_entry([encode_pack(1, 1, pack.first, pack.done, pack.now_ms, [encode_command(command)])]))
+        slot.apply(pack)
+        sizes = {key: len(key) + len(value or b"") for key, value in slot.overlay.changes.items()}
+        own = sum(size for key, size in sizes.items() if key[len(PREFIX) :][:1] in b"vTE")
+        rows += own
+        largest = max(largest, own)
+        slot_rows += sum(sizes.values()) - own
+        slot.end_step()
+    slot.apply(slot.pack([PostEvent(load.group, number, "main", "end", "stream.close", EVENT_CLOSE, load.group.id)]))
+    close = sum(len(key) + len(value or b"") for key, value in slot.overlay.changes.items())
+    return (
+        f"{characters:,} characters in {deltas:,} deltas, bytes each: log entry {entries // deltas}, rows of the lane "
+        f"{rows // deltas} (at most {largest:,}), rows of slot and stream {slot_rows // deltas}; the close {close:,}"
+    )
 
 
 def profile(packs: int, seed: int) -> None:
@@ -303,6 +387,8 @@ def main() -> None:
     print("µs".ljust(width) + "".join(name.rjust(12) for name in table))
     for name in table["memory"]:
         print(name.ljust(width) + "".join(f"{figures[name]:.2f}".rjust(12) for figures in table.values()))
+    for characters, deltas in ((10_000, 1_000), (10_000, 100), (1_000_000, 100_000)):
+        print(measure_stream(characters, deltas))
 
 
 if __name__ == "__main__":

@@ -10,19 +10,22 @@ import logging
 import os
 import random
 import resource
+import secrets
 import signal
 import ssl
 import sys
 import threading
 import time
-from collections.abc import Awaitable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from typing import Final, NoReturn
 
 import msgspec
 import uvloop
 
 from wukong import __version__
-from wukong.api.metrics import COUNTER, GAUGE, Figure
+from wukong.api.auth import Logins, signing_key
+from wukong.api.manager import build_manager_app
+from wukong.api.metrics import COUNTER, GAUGE, Figure, registry_of
 from wukong.api.server import ApiOptions, ApiServer, build_app
 from wukong.api.system import Addresses
 from wukong.channel.commands import PutSettings
@@ -38,7 +41,8 @@ from wukong.cluster.inbound import Inbound
 from wukong.cluster.membership import OwnRow
 from wukong.cluster.mesh import Mesh
 from wukong.cluster.watch import WatchOptions
-from wukong.config import CMD_SUFFIX, SYSTEM_UID, Address, Config, cluster_settings
+from wukong.config import CMD_SUFFIX, SYSTEM_UID, WEBHOOK_EVENTS, Address, Config, cluster_settings
+from wukong.config.keys import ManagerConfig
 from wukong.dispatch.dispatcher import Dispatcher
 from wukong.dispatch.retry import RetryPolicy
 from wukong.errors import ListenError, Unavailable, WukongError
@@ -54,6 +58,8 @@ from wukong.raft.log import FIRST_INDEX, Member
 from wukong.raft.runtime import Runtime
 from wukong.raft.wal import Wal
 from wukong.service.cluster import ClusterAdmin
+from wukong.service.datasource import Datasource
+from wukong.service.other_nodes import OtherNodes
 from wukong.service.overview import Overview
 from wukong.service.replica import Replica
 from wukong.service.sessions import Sessions
@@ -62,6 +68,10 @@ from wukong.session.audience import Audience
 from wukong.session.registry import Registry
 from wukong.store.datadir import DataDir, Formation, new_number
 from wukong.store.rocks import RocksStore
+from wukong.webhook.grpc_transport import GrpcTransport
+from wukong.webhook.sender import Options as SenderOptions
+from wukong.webhook.sender import Sender
+from wukong.webhook.transport import HttpTransport, Transport
 
 log = logging.getLogger("wukong")
 
@@ -69,6 +79,8 @@ log = logging.getLogger("wukong")
 STOP_TIMEOUT_S = 4.0
 # The same for a process whose loop is held up: it ends without being asked. See StopSignals.
 STOP_LIMIT_S = 4.6
+# Of msg.offline: what is under way is held in memory.
+WEBHOOK_REQUESTS_LIMIT = 64
 # Requests and client sockets under way.
 DOORS_TIMEOUT_S = 2.0
 LOG_STOP_TIMEOUT_S = 1.5
@@ -90,7 +102,10 @@ class Server:
         self.clock = clock or SystemClock()
         self.loop_lag_ms = 0.0
         self.gateway: ClientGateway | None = None
+        self.webhooks: Sender | None = None
         self._api: ApiServer | None = None
+        self._manager: ApiServer | None = None
+        self.manager_port: int | None = None
         self.controller: Controller | None = None
         self._wanted: set[int] = set()  # nodes of the table
         self._parts = contextlib.AsyncExitStack()
@@ -139,7 +154,7 @@ class Server:
 
     async def _close_doors(self) -> None:
         """Clients and requests at the same time: neither waits for what the other waits for."""
-        doors = [door.stop(DOORS_TIMEOUT_S) for door in (self._api, self.gateway) if door is not None]
+        doors = [door.stop(DOORS_TIMEOUT_S) for door in (self._api, self._manager, self.gateway) if door is not None]
         for outcome in await asyncio.gather(*doors, return_exceptions=True):
             if isinstance(outcome, Exception):
                 log.error("a listener could not be stopped", exc_info=outcome)
@@ -244,7 +259,12 @@ class Server:
         links = None
         port = cluster.addr.port
         own = Facts(
-            directory.disk, self.config.wukong.slot_count, join=True, api_url=cluster.api_url, version=__version__
+            directory.disk,
+            self.config.wukong.slot_count,
+            join=True,
+            api_url=cluster.api_url,
+            version=__version__,
+            boot=secrets.randbelow(1 << 62) + 1,
         )
         self.clocks = Clocks(self.clock)
         self.mesh = Mesh(cluster.node_id, self.clock, own, known)
@@ -433,6 +453,7 @@ class Server:
 
     async def _start_serving(self) -> None:
         config = self.config
+        self._start_webhooks()
         self.sessions = Sessions(
             node=self.node,
             dispatcher=self.dispatcher,
@@ -482,13 +503,88 @@ class Server:
             replica=Replica(self.node, timeout_ms=config.cluster.request_timeout_ms),
             wanted=self._own_settings(),
         )
-        server = ApiServer(build_app(use_cases, self._api_options(), cluster=admin))
+        nodes = OtherNodes(controller, use_cases.replica, timeout_s=config.cluster.request_timeout_ms / 1000)
+        self._parts.push_async_callback(nodes.stop)
+        logins = await self._logins()
+        options = self._api_options()
+        server = ApiServer(build_app(use_cases, options, cluster=admin, nodes=nodes, logins=logins))
         with _listening("httpAddr", config.http_addr):
             self.http_port = await server.start(config.http_addr.host, config.http_addr.port)
         self._api = server
+        if config.manager.on:
+            registry = registry_of(options.figures)
+            app = build_manager_app(use_cases, options, cluster=admin, nodes=nodes, logins=logins, registry=registry)
+            await self._start_manager(ApiServer(app), config.manager.addr)
+        if config.datasource.addr:
+            datasource = Datasource(
+                use_cases.users,
+                config.datasource.addr,
+                leads=lambda: self.node.leads(0),
+                refresh_s=limits.datasource_refresh_ms / 1000,
+            )
+            asking = asyncio.get_running_loop().create_task(datasource.run(), name="datasource")
+            self._parts.push_async_callback(_cancel, asking)
         for work in (self._retry_unacknowledged(), self._sample_loop_lag(controller)):
             task = asyncio.get_running_loop().create_task(work)
             self._parts.push_async_callback(_cancel, task)
+
+    def _start_webhooks(self) -> None:
+        """Also without an address: the cluster may want events, and what waits has its limit."""
+        config = self.config
+        webhook = config.webhook
+        requests_limit = min(config.event_pool_size, WEBHOOK_REQUESTS_LIMIT)
+        connections = requests_limit + WEBHOOK_REQUESTS_LIMIT
+        main: Transport | None = None
+        agent: Transport | None = None
+        if webhook.grpc_addr:
+            main = GrpcTransport(webhook.grpc_addr)
+        elif webhook.http_addr:
+            main = HttpTransport(webhook.http_addr, connections=connections)
+        elif self.node.states[0].settings.webhook_on:
+            log.error("the cluster's settings want webhook events, and this node has no address to send them to")
+        if main is not None and config.agent.webhook_http_addr:
+            agent = HttpTransport(config.agent.webhook_http_addr, connections=connections)
+        sender = self.webhooks = Sender(
+            replica=self.node,
+            main=main,
+            agent=agent,
+            options=SenderOptions(
+                count_per_push=webhook.count_per_push,
+                push_interval_ms=webhook.push_interval_ms,
+                retry_limit=webhook.retry_max_count,
+                requests_limit=requests_limit,
+                compress_above=config.channel.subscriber_compress_of_count,
+                secret=config.wukong.webhook_secret,
+            ),
+            clock=self.clock,
+            rng=random.Random(),
+        )
+        self._parts.push_async_callback(sender.stop)
+        self.node.webhooks = sender
+        sender.start()
+
+    async def _logins(self) -> Logins:
+        config = self.config
+        key = await asyncio.to_thread(signing_key, config.jwt.secret, config.cluster.secret, config.data_dir)
+        return Logins(
+            config.console_accounts,
+            key=key,
+            issuer=config.jwt.issuer,
+            expire_ms=config.jwt.expire_ms,
+            clock=self.clock,
+        )
+
+    async def _start_manager(self, server: ApiServer, addr: Address) -> None:
+        try:
+            with _listening("manager.addr", addr):
+                self.manager_port = await server.start(addr.host, addr.port)
+        except ListenError as error:
+            if addr != ManagerConfig.addr:
+                raise
+            # Nobody asked for this address: a second server on this machine is not to fail for it.
+            log.warning("the manager's port is not served: %s", error)
+        else:
+            self._manager = server
 
     def _use_cases(self) -> UseCases:
         assert self.gateway is not None
@@ -523,6 +619,8 @@ class Server:
             manager_uid=config.manager_uid,
             manager_on=config.manager.on,
             health=self._why_unhealthy,
+            docs_on=config.mode != "release",
+            prometheus_on=bool(config.trace.prometheus_api_url),
             figures=tuple(self._figures()),
         )
 
@@ -560,6 +658,7 @@ class Server:
         yield Figure("wukong_apply_backlog_bytes", "Committed, not applied.", GAUGE, runtime.backlog_bytes)
         yield Figure("wukong_nodes_connected", "Other nodes.", GAUGE, lambda: len(mesh.connected_nodes))
         yield Figure("wukong_snapshots", "Copies of slots under way.", GAUGE, lambda: len(snapshots.progress()))
+        yield from self._webhook_figures()
         if self.links is not None:
             links = self.links.counters
             yield Figure(
@@ -576,6 +675,24 @@ class Server:
             lambda: {(name,): value for name, value in store.stats().items()},
             ("figure",),
         )
+
+    def _webhook_figures(self) -> Iterator[Figure]:
+        sender = self.webhooks
+        assert sender is not None
+        totals = sender.totals
+        yield Figure("wukong_webhook_backlog_records", "Events waiting, slots led.", GAUGE, sender.backlog_records)
+        yield Figure("wukong_webhook_backlog_bytes", "Bytes of events waiting.", GAUGE, sender.backlog_bytes)
+        yield Figure("wukong_webhook_oldest_seconds", "Age of the oldest event waiting.", GAUGE, sender.oldest_s)
+
+        def by_event(counts: Mapping[str, int]) -> Callable[[], Mapping[tuple[str, ...], float]]:
+            return lambda: {(event,): counts[event] for event in WEBHOOK_EVENTS}
+
+        for name, help_, counts in (
+            ("wukong_webhook_delivered", "Events that the back end took.", totals.delivered),
+            ("wukong_webhook_retried", "Requests sent again.", totals.retried),
+            ("wukong_webhook_dropped", "Events given up.", totals.dropped),
+        ):
+            yield Figure(name, help_, COUNTER, by_event(counts), ("event",))
 
     async def _retry_unacknowledged(self) -> None:
         """Push again what was not acknowledged in time; in slices, so that no turn of the loop is long."""
@@ -613,6 +730,8 @@ class Server:
             config.ws_addr.host,
             self.ws_port,
         )
+        if self.manager_port is not None:
+            log.info("manager: http://%s:%d", config.manager.addr.host, self.manager_port)
 
 
 @contextlib.contextmanager

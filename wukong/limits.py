@@ -34,11 +34,22 @@ MAX_NODE_ID = 1_023
 MAX_HISTORY_MESSAGES = 10_000
 MAX_EVENT_SYNC_EVENTS = 2_000
 
+# --- fixed by the replicated log: apply decides alike on every node ---------------------------------------------------
+# A larger payload of a message event is refused with 400, and so is one that a lane has no room for.
+MAX_EVENT_PAYLOAD_BYTES = 256 * KIB
+MAX_EVENT_LANE_BYTES = MIB
+MAX_EVENT_LANES = 64
+# Lanes of a slot that take deltas, 50,000 on 16 slots: beyond it the pieces of the longest unused one are joined.
+MAX_OPEN_EVENT_LANES = 3_125
+EVENT_LANE_IDLE_MS = 10 * MINUTE_MS
+
 # --- configuration --------------------------------------------------------------------------------------------------
 # A larger file is refused unread.
 MAX_CONFIG_FILE_BYTES = MIB
 # Whoever records one handshake between nodes can try shorter secrets offline.
 MIN_CLUSTER_SECRET_CHARS = 16
+# The same of one webhook request.
+MIN_WEBHOOK_SECRET_CHARS = 16
 
 DEFAULT_SLOT_COUNT = 16
 DEFAULT_WAL_SEGMENT_BYTES = 64 * MIB
@@ -52,6 +63,7 @@ DEFAULT_PROPOSALS_IN_FLIGHT = 8_192
 DEFAULT_CONNECTS_IN_FLIGHT = 256
 DEFAULT_IDEMPOTENCY_RETENTION_MS = 7 * DAY_MS
 DEFAULT_NO_PERSIST_IDEMPOTENCY_RETENTION_MS = 10 * MINUTE_MS
+DEFAULT_WEBHOOK_BACKLOG_BYTES = GIB
 DEFAULT_NODE_GONE_AFTER_MS = 10 * SECOND_MS
 DEFAULT_SNAPSHOT_BYTES_PER_SECOND = 32 * MIB
 DEFAULT_LOG_RETAINED_BYTES = 4 * MIB

@@ -23,9 +23,10 @@ class Answer(NamedTuple):
 class Api:
     """`async with`: serves while inside."""
 
-    def __init__(self, stack: Stack, options: ApiOptions | None = None) -> None:
+    def __init__(self, stack: Stack, options: ApiOptions | None = None, **parts: Any) -> None:
+        """parts: of build_app."""
         self.stack = stack
-        self._client = TestClient(TestServer(build_app(stack.use_cases, options or ApiOptions())))
+        self._client = TestClient(TestServer(build_app(stack.use_cases, options or ApiOptions(), **parts)))
 
     async def __aenter__(self) -> "Api":
         await self._client.start_server()

@@ -11,7 +11,16 @@ from tests.service.stack import Stack
 from wukong.api.request import Handler
 from wukong.api.server import ApiOptions, build_app
 from wukong.errors import RequestRefused, Unavailable
-from wukong.service.cluster import ASKED, ClusterAdmin, MemberShape, NodeShape, SlotShape, StatusShape
+from wukong.service.cluster import (
+    ASKED,
+    ClusterAdmin,
+    MemberShape,
+    NodeShape,
+    Report,
+    SlotReport,
+    SlotShape,
+    StatusShape,
+)
 
 STATUS = StatusShape(
     "c0ffee",
@@ -74,6 +83,8 @@ SHOWN = {
 class FakeAdmin:
     """What was wanted is in `wishes`; error: what every wish meets."""
 
+    node_id, slot_count = 1001, 1
+
     def __init__(self, error: Exception | None = None) -> None:
         self.wishes: list[tuple[Any, ...]] = []
         self.error = error
@@ -85,6 +96,15 @@ class FakeAdmin:
 
     async def status(self) -> StatusShape:
         return STATUS
+
+    async def reports(self) -> dict[int, Report]:
+        return {1001: Report("0.1.0", [SlotReport(3, 40, 39, 41, True, [])], [], [], ("ok", ""), 7)}
+
+    def last_index(self, slot: int) -> int:
+        return 41
+
+    def applied_index(self, slot: int) -> int:
+        return 39
 
     async def add(self, node: int, addr: str, api_url: str) -> None:
         self._note("add", node, addr, api_url)

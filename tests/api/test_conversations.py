@@ -50,8 +50,8 @@ async def test_a_malformed_body_is_refused_in_the_decoders_words(api: Api, path:
         ("g:2:99999999999999999999", {("g", 2): 0}),
     ],
 )
-def test_positions_of_the_client_are_read_leniently(text: str, seqs: dict[tuple[str, int], int]) -> None:
-    assert parse_last_seqs(text) == seqs
+async def test_positions_of_the_client_are_read_leniently(text: str, seqs: dict[tuple[str, int], int]) -> None:
+    assert await parse_last_seqs(text) == seqs
 
 
 async def fill(api: Api) -> None:
@@ -138,3 +138,51 @@ async def test_channels_are_listed_by_stored_ids(api: Api) -> None:
     found = await api.post("/conversation/channels", {"uid": "b"})
     assert found == [{"channel_id": "a@b", "channel_type": 1}, {"channel_id": "g", "channel_type": 2}]
     assert await api.post("/conversation/channels", {}) == []
+
+
+async def recents(api: Api, **fields: Any) -> Any:
+    body = {"uid": "b", "channels": [{"channel_id": "g", "channel_type": 2}], **fields}
+    return await api.post("/conversation/syncMessages", body)
+
+
+@pytest.mark.parametrize(
+    ("fields", "seqs"),
+    [
+        ({}, [1, 2, 3]),
+        ({"msg_count": 2}, [1, 2]),
+        ({"msg_count": -1}, [1, 2, 3]),
+        ({"order_by_last": 1}, [3, 2, 1]),
+        ({"order_by_last": 1, "msg_count": 2}, [3, 2]),
+        ({"order_by_last": 2, "msg_count": 2}, [1, 2]),
+        ({"channels": [{"channel_id": "g", "channel_type": 2, "last_msg_seq": 2}]}, [2, 3]),
+        ({"channels": [{"channel_id": "g", "channel_type": 2, "last_msg_seq": 3}], "order_by_last": 1}, [3]),
+    ],
+)
+async def test_messages_of_stored_channels_from_a_seq_on(api: Api, fields: dict[str, Any], seqs: list[int]) -> None:
+    await fill(api)
+    [found] = await recents(api, **fields)
+    assert [message["message_seq"] for message in found["messages"]] == seqs
+    assert (found["channel_id"], found["channel_type"], found["user_last_msg_seq"]) == ("g", 2, 0)
+
+
+async def test_messages_of_persons_are_asked_for_by_the_joined_id_and_none_are_null(api: Api) -> None:
+    await fill(api)
+    persons = [{"channel_id": "b@a", "channel_type": 1}, {"channel_id": "a@b", "channel_type": 1}]
+    body = {"uid": "a", "channels": [{"channel_id": "none", "channel_type": 2}, *persons]}
+    nothing, *found = await api.post("/conversation/syncMessages", body)
+    assert nothing == {"channel_id": "none", "channel_type": 2, "messages": None, "user_last_msg_seq": 0}
+    assert sorted(each["user_last_msg_seq"] for each in found) == [0, 1]
+
+
+async def test_messages_of_commands_are_asked_for_with_the_suffix(api: Api) -> None:
+    await fill(api)
+    command = {"channel_id": "g", "channel_type": 2, "from_uid": "a", "payload": "eA==", "header": {"sync_once": 1}}
+    await api.post("/message/send", command)
+    [found] = await recents(api, channels=[{"channel_id": "g____cmd", "channel_type": 2}])
+    assert [(each["channel_id"], each["message_seq"]) for each in found["messages"]] == [("g____cmd", 1)]
+
+
+async def test_a_malformed_request_for_messages_is_refused_in_its_words(api: Api) -> None:
+    assert await api.refused("/conversation/syncMessages", raw=b"{") == "数据格式有误！"
+    many = [{"channel_id": "g", "channel_type": 2}] * 10_001
+    assert "10000" in await api.refused("/conversation/syncMessages", {"channels": many})

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from tests.api.calls import OK, Api
+from tests.api.calls import Api
 from tests.service.stack import NODE_ID, Stack
 from wukong.api.server import ApiOptions
 from wukong.api.system import Addresses
@@ -110,52 +110,3 @@ async def test_another_node_is_unknown(api: Api, path: str, text: str) -> None:
     assert await api.refused(f"{path}?node_id=7", method="GET") == text
     for same in (str(NODE_ID), "0", "x"):
         await api.get(f"{path}?node_id={same}")
-
-
-async def test_connz_describes_connections(api: Api) -> None:
-    await api.stack.connect("u", 1)
-    found = await api.get("/connz")
-    assert found.keys() == {"connections", "now", "total", "offset", "limit"}
-    assert found["connections"][0].keys() == {
-        *("id", "uid", "ip", "port", "last_activity", "uptime", "idle", "pending_bytes", "in_msgs", "out_msgs"),
-        *("in_msg_bytes", "out_msg_bytes", "in_packets", "out_packets", "in_packet_bytes", "out_packet_bytes"),
-        *("device", "device_id", "version", "proxy_type_format", "leader_id", "node_id"),
-    }
-
-
-@pytest.mark.parametrize(
-    ("query", "uids", "offset", "limit"),
-    [
-        ("", ["u1", "u2", "v"], 0, 20),
-        ("uid=u", ["u1", "u2"], 0, 20),
-        ("limit=1", ["u1"], 0, 1),
-        ("limit=x", ["u1", "u2", "v"], 0, 20),
-        ("offset=1", ["u2", "v"], 1, 20),
-        ("sort=idDesc", ["v", "u2", "u1"], 0, 20),
-    ],
-)
-async def test_connz_is_filtered_sorted_and_cut(api: Api, query: str, uids: list[str], offset: int, limit: int) -> None:
-    for number, uid in enumerate(("u1", "u2", "v"), start=1):
-        await api.stack.connect(uid, number)
-    found = await api.get(f"/connz?{query}")
-    assert [shape["uid"] for shape in found["connections"]] == uids
-    assert (found["offset"], found["limit"], found["total"]) == (offset, limit, 4)
-
-
-@pytest.mark.parametrize("path", ["/conn/kick", "/conn/remove"])
-async def test_a_connection_is_needed_and_the_executing_node_has_to_be_here(api: Api, path: str) -> None:
-    assert await api.refused(path, {"uid": "u", "op_node_id": 7}) == "conn_id is 0"
-    assert await api.refused(path, {"uid": "u", "conn_id": 1, "op_node_id": 7}) == "node not found"
-    assert await api.refused(path, raw=b"{") == "unexpected EOF"
-    assert await api.post(path, {"uid": "u", "conn_id": 99}) == OK
-
-
-@pytest.mark.parametrize(
-    ("path", "told"), [("/conn/kick", ("end", 1, 12, "server kick", 2_000)), ("/conn/remove", ("drop", 1))]
-)
-async def test_a_connection_can_be_closed(api: Api, path: str, told: tuple[object, ...]) -> None:
-    await api.stack.connect("u", 1)
-    assert await api.post(path, {"uid": "u", "conn_id": 1, "node_id": 7}) == OK
-    assert api.stack.connections.told == []
-    assert await api.post(path, {"uid": "u", "conn_id": 1, "node_id": NODE_ID, "op_node_id": NODE_ID}) == OK
-    assert api.stack.connections.told == [told]

@@ -88,3 +88,11 @@ async def test_system_accounts_are_null_when_there_are_none(api: Api) -> None:
 async def test_lists_of_no_system_accounts_are_fine(api: Api, body: dict[str, Any]) -> None:
     assert await api.post("/user/systemuids_add", body) == OK
     assert await api.post("/user/systemuids_remove", body) == OK
+
+
+@pytest.mark.parametrize("call", ["add_to_cache", "remove_from_cache"])
+async def test_what_nodes_of_wukongim_tell_each_other_changes_nothing(api: Api, call: str) -> None:
+    await api.post("/user/systemuids_add", {"uids": ["a"]})
+    assert await api.post(f"/user/systemuids_{call}", {"uids": ["a", "b"]}) == OK
+    assert await api.get("/user/systemuids") == ["a"]
+    assert await api.refused(f"/user/systemuids_{call}", raw=b"{") == "unexpected EOF"

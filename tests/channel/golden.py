@@ -8,8 +8,11 @@ import json
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from wukong.channel.commands import (
     AdvanceCommands,
+    AdvanceWebhooks,
     Append,
     ChannelInfo,
     CloseSession,
@@ -18,11 +21,17 @@ from wukong.channel.commands import (
     DropNode,
     ForgetNode,
     ForgetOutbox,
+    FreezeOffline,
     Hello,
+    ImportChats,
+    ImportedChat,
+    ImportMembers,
+    ImportMessages,
     NodeGone,
     NodeRow,
     OpenSession,
     Pack,
+    PostEvent,
     PutChannel,
     PutCopy,
     PutNode,
@@ -33,6 +42,7 @@ from wukong.channel.commands import (
     RemoveMembers,
     SetToken,
     StageMembers,
+    SweepSessions,
     TakeSync,
     UpdateChat,
     UpdateList,
@@ -42,6 +52,7 @@ from wukong.channel.commands import (
     encode_pack,
 )
 from wukong.channel.copies import COPY_PAIR, COPY_SETTINGS, COPY_SYSTEM_UIDS, COPY_USER
+from wukong.channel.effects import Message
 from wukong.channel.ids import ChannelId
 from wukong.channel.machine import apply_pack
 from wukong.channel.state import Settings, State, encode
@@ -55,10 +66,17 @@ NOW_MS = 1_700_000_000_123
 GROUP = ChannelId(2, "g")
 PAIR = ChannelId(1, "bob@alice")
 
+
+def settings_of(count: int, **fields: object) -> bytes:
+    """Settings as they were written when they had so many fields."""
+    settings = msgspec.structs.replace(Settings(), **fields)
+    return encode({name: getattr(settings, name) for name in Settings.__struct_fields__[:count]})
+
+
 # Each list is one pack, one entry. Every kind of command is there, with its defaults and with every field said.
 _FIRST: list[list[Command]] = [
-    [Hello(), PutSettings(encode(Settings(token_auth_on=True, idempotency_retention_ms=60_000)))],
-    [PutCopy(COPY_SETTINGS, 1, [], encode(Settings(token_auth_on=True, idempotency_retention_ms=60_000)))],
+    [Hello(), PutSettings(settings_of(14, token_auth_on=True, idempotency_retention_ms=60_000))],
+    [PutCopy(COPY_SETTINGS, 1, [], settings_of(14, token_auth_on=True, idempotency_retention_ms=60_000))],
     [UpdateSystemUids(0, ["robot"]), PutCopy(COPY_SYSTEM_UIDS, 2, [], encode(["robot"])), ForgetOutbox([1])],
     [
         PutChannel(GROUP),
@@ -109,7 +127,7 @@ _FIRST: list[list[Command]] = [
 ]
 _CLUSTER: list[list[Command]] = [
     [
-        PutSettings(encode(Settings()), True),
+        PutSettings(settings_of(14), True),
         StageMembers(ChannelId(4, "big"), 10, ["dave"], 1),
         PutChannel(ChannelId(4, "big"), None, ["erin"], True, 10, True, 2),
         StageMembers(ChannelId(4, "big"), 11, ["dave"], 1),
@@ -128,8 +146,95 @@ _CLUSTER: list[list[Command]] = [
     ],
 ]
 
+_IMPORTS: list[list[Command]] = [
+    [Hello()],
+    [
+        ImportMessages(ChannelId(2, "old"), False, [Message(7 << 22, 1, 2, 0, "alice", "o-1", 1_600_000_000, b"old")]),
+        ImportMessages(
+            ChannelId(2, "old"),
+            True,
+            [Message(9 << 22, 1, 4, 0x80, "bob", "", 1_600_000_001, b"do", 60, "topic", None)],
+        ),
+        ImportMembers(ChannelId(2, "old"), ["alice", "bob"]),
+        ImportChats(ChannelId(2, "old"), [ImportedChat("alice", 1), ImportedChat("bob", 0, 1)]),
+        Append(ChannelId(2, "old"), False, "alice", b"new"),
+    ],
+]
 
-CHAPTERS = {"golden_v1.json": _FIRST, "golden_v1_cluster.json": _CLUSTER}
+_EVENTS: list[list[Command]] = [
+    [Hello(), Append(GROUP, False, "bob", b"asks", "s-1", setting=2, trusted=True)],
+    [
+        PostEvent(GROUP, "s-1", "main", "e1", "stream.delta", 2, "g", payload=b'{"delta":"Hel"}', text="Hel"),
+        PostEvent(GROUP, "s-1", "main", "e2", "stream.delta", 2, "g", payload=b'{"delta":"lo"}', text="lo"),
+        PostEvent(GROUP, "s-1", "log", "e3", "Stream.Snapshot", 3, "g", "alice", 7, "private", 5, b'{"n":1}'),
+        PostEvent(GROUP, "s-1", "log", "e4", "note", 0, "g", payload=b"[]"),
+        PostEvent(GROUP, "s-1", "main", "e5", "stream.close", 4, "g", payload=b'{"end_reason":2}', end_reason=2),
+        PostEvent(GROUP, "s-1", "main", "e6", "stream.delta", 2, "g", payload=b'{"delta":"!"}', text="!"),
+        PostEvent(GROUP, "s-1", "main", "e7", "stream.cancel", 6, "g"),
+    ],
+    [
+        PostEvent(PAIR, "s-2", "main", "e1", "stream.open", 1, "bob", "alice"),
+        *[PostEvent(PAIR, "s-2", "main", f"d{n}", "stream.delta", 2, "bob", text=f"{n},") for n in range(40)],
+        PostEvent(GROUP, "s-3", "main", "e1", "stream.error", 5, "g", text="t", content=b'{"k":1}', error="boom"),
+        PostEvent(GROUP, "s-3", "__finish__", "e2", "stream.finish", 7, "g"),
+        PostEvent(GROUP, "s-3", "other", "e3", "stream.delta", 2, "g", text="late"),
+    ],
+]
+
+_WEBHOOKS: list[list[Command]] = [
+    [Hello(), PutCopy(COPY_SETTINGS, 50, [], settings_of(15, webhook_on=True, webhook_backlog_bytes=1 << 20))],
+    [
+        PutChannel(ChannelId(2, "hooked"), None, ["alice", "bob", "用户"], chats=False),
+        Append(ChannelId(2, "hooked"), False, "alice", b"for both kinds"),
+        Append(ChannelId(2, "hooked"), True, "bob", b"a command"),
+        Append(ChannelId(2, "hooked"), False, "alice", b"not stored", "no-9", 1, 0x80, 60, "topic"),
+        Append(ChannelId(11, "alice@bot"), False, "alice", b"to an agent"),
+        Append(PAIR, True, "____system", b"by name", trusted=True, recipients=["alice", "dave"]),
+    ],
+    [
+        RemoveMembers(ChannelId(2, "hooked"), ["用户"]),
+        RemoveMembers(ChannelId(2, "hooked"), ["bob"]),
+        FreezeOffline([1, 2], ["bob"]),
+        FreezeOffline([2, 3], []),
+        AdvanceWebhooks(1, 2),
+        AdvanceWebhooks(2, 1),
+        AdvanceWebhooks(2, 2, True),
+    ],
+    [
+        OpenSession("erin", 21, 0, "phone", b""),
+        OpenSession("erin", 22, 0, "phone", b""),
+        OpenSession("erin", 23, 1, "web", b""),
+        OpenSession("frank", 24, 0, "phone", b""),
+        CloseSession("erin", 22),
+        AdvanceWebhooks(4, 6),
+        SweepSessions(),
+    ],
+]
+# Its first command ends the life before, with sessions in it.
+_SWEEP: list[list[Command]] = [
+    [Hello(), OpenSession("frank", 31, 0, "phone", b"")],
+    [SweepSessions(), AdvanceWebhooks(4, 9), AdvanceWebhooks(2, 4), AdvanceWebhooks(1, 9)],
+]
+
+_DATASOURCE: list[list[Command]] = [
+    [
+        UpdateSystemUids(0, ["robot", "both"]),
+        UpdateSystemUids(2, ["both", "named"], True),
+        UpdateSystemUids(1, ["both"]),
+        UpdateSystemUids(2, ["other"], True),
+    ],
+    [UpdateSystemUids(2, [], True)],
+]
+
+CHAPTERS = {
+    "golden_v1.json": _FIRST,
+    "golden_v1_cluster.json": _CLUSTER,
+    "golden_v1_imports.json": _IMPORTS,
+    "golden_v1_events.json": _EVENTS,
+    "golden_v1_webhooks.json": _WEBHOOKS,
+    "golden_v1_webhooks_sweep.json": _SWEEP,
+    "golden_v1_datasource.json": _DATASOURCE,
+}
 
 
 def path(chapter: str) -> Path:
@@ -148,14 +253,18 @@ def before(chapter: str) -> str | None:
 
 
 def packs(chapter: str) -> dict[int, Pack]:
-    """The packs of the commands, by log index: one stream through all chapters, one second apart."""
+    """The packs of the commands, by log index: one stream through the first two chapters, one second apart."""
     made = {}
     first = index = 1
-    for name, lists in CHAPTERS.items():
+    life = 1_700_000_000_000
+    for at, (name, lists) in enumerate(CHAPTERS.items()):
+        if at > 1:
+            # The second chapter ended the node's life.
+            first, life = 1, life + 1
         for commands in lists:
             if name == chapter:
                 now_ms = NOW_MS + 1_000 * (index - 1)
-                made[index] = Pack(1, 1_700_000_000_000, first, first // 2, now_ms, commands)
+                made[index] = Pack(1, life, first, first // 2, now_ms, commands)
             first += len(commands)
             index += 1
     return made

@@ -12,8 +12,11 @@ from typing import Any
 
 import msgspec
 
+from wukong import limits
+from wukong.channel import presence, webhooks
 from wukong.channel.commands import (
     AdvanceCommands,
+    AdvanceWebhooks,
     Append,
     ChannelInfo,
     CloseSession,
@@ -22,10 +25,16 @@ from wukong.channel.commands import (
     DropNode,
     ForgetNode,
     ForgetOutbox,
+    FreezeOffline,
     Hello,
+    ImportChats,
+    ImportMembers,
+    ImportMessages,
     NodeGone,
     NodeRow,
     OpenSession,
+    PostedEvent,
+    PostEvent,
     PutChannel,
     PutCopy,
     PutNode,
@@ -37,6 +46,7 @@ from wukong.channel.commands import (
     Reply,
     SetToken,
     StageMembers,
+    SweepSessions,
     TakeSync,
     UpdateChat,
     UpdateList,
@@ -56,6 +66,9 @@ OK, AUTH_FAIL, NOT_MEMBER, DENIED, KICK, NOT_ALLOWED, REFUSED, BAN = 1, 2, 3, 4,
 DISBANDED, SEND_BAN = 24, 25
 NO_PERSIST = 1
 COPY_USER, COPY_PAIR, COPY_SETTINGS, COPY_SYSTEM_UIDS = 1, 2, 3, 4
+
+NOTIFY, OFFLINE, ONLINE = 1, 2, 4
+EVENTS = {"msg.notify": NOTIFY, "msg.offline": OFFLINE, "user.onlinestatus": ONLINE}
 
 # An effect as the tests compare it: its kind, then its facts. See `Model.apply`.
 Seen = tuple[Any, ...]
@@ -94,6 +107,7 @@ class Channel:
     talks: dict[str, Talk] = field(default_factory=dict)
     confirmed: dict[str, int] = field(default_factory=dict)
     ever_send_banned: bool = False
+    imported: dict[bool, int] = field(default_factory=dict)
 
     def members(self) -> set[str]:
         present: set[str] = set()
@@ -121,6 +135,44 @@ class Channel:
 
 
 @dataclass
+class Lane:
+    """A lane of a message's events; its content is a text with what its snapshot had besides it, or JSON."""
+
+    status: str = ""
+    seq: int = 0
+    event_id: str = ""
+    event_type: str = ""
+    visibility: str = ""
+    occurred_at: int = 0
+    end_reason: int = 0
+    error: str = ""
+    text: str = ""
+    shape: bytes = b""
+    json: bytes = b""
+
+    @property
+    def ended(self) -> bool:
+        return self.status in ("closed", "error", "cancelled")
+
+    @property
+    def content(self) -> tuple[bool, bytes, bytes] | None:
+        if self.json:
+            return False, self.json, b""
+        return (True, self.text.encode(), self.shape) if self.text or self.shape else None
+
+
+@dataclass
+class Thread:
+    """The events of one message."""
+
+    seq: int = 0
+    finished: bool = False
+    from_uid: str = ""
+    message_id: int = 0
+    lanes: dict[str, Lane] = field(default_factory=dict)
+
+
+@dataclass
 class Device:
     """A live session."""
 
@@ -132,6 +184,22 @@ class Device:
     level: int
     device_id: str
     since_ms: int
+
+
+@dataclass
+class Event:
+    """What the application is to be told. recipients: decided at the message's position. online: who was, as it was
+    first said."""
+
+    id: int
+    at_ms: int
+    kinds: frozenset[int]
+    channel: ChannelId | None = None
+    is_cmd: bool = False
+    message: Message | None = None
+    recipients: frozenset[str] = frozenset()
+    entries: list[str] = field(default_factory=list)
+    online: list[str] | None = None
 
 
 @dataclass
@@ -156,6 +224,7 @@ class Model:
         self.system_uids: list[str] = []
         self.system_uids_version = -1
         self.authority_uids: list[str] = []
+        self.named_uids: list[str] = []
         self.send_banned: dict[str, tuple[int, bool]] = {}
         self.pairs: dict[tuple[str, str], tuple[int, bool, bool]] = {}
         self.tokens: dict[tuple[str, int], tuple[bytes, int]] = {}
@@ -163,6 +232,7 @@ class Model:
         self.incarnations: dict[int, int] = {}
         self.over: set[tuple[int, int]] = set()
         self.nodes: dict[int, NodeRow] = {}
+        self.threads: dict[tuple[ChannelId, str], Thread] = {}
         self.handed_out: dict[str, list[tuple[ChannelId, int]]] = {}
         self.staged: dict[ChannelId, dict[int, list[StageMembers]]] = {}
         self.owed: dict[int, tuple[int, str, Command]] = {}
@@ -173,6 +243,13 @@ class Model:
         self.now_ms = 0
         self.node = 0
         self.incarnation = 0
+        self.events: list[Event] = []
+        self.told = dict.fromkeys(EVENTS.values(), 0)
+        self.given_up = 0
+        self.woken: set[int] = set()
+        # Sessions whose end nobody reported: they died with their node. sweep: where it goes on, None: nowhere.
+        self.dead: list[Device] = []
+        self.sweep: tuple[object, ...] | None = None
         self._seen: list[Seen] = []
         self._given = Reply()
 
@@ -180,9 +257,11 @@ class Model:
 
     def take_incarnation(self, node: int, incarnation: int) -> None:
         """A new life of a node: whatever its older lives held is gone."""
-        if self.incarnations.get(node) != incarnation:
+        before = self.incarnations.get(node)
+        if before != incarnation:
             self.incarnations[node] = incarnation
-            self.devices = [device for device in self.devices if device.node != node]
+            if before is not None and (node, before) not in self.over:
+                self._node_ended(node)
 
     def apply(self, position: int, node: int, now_ms: int, command: Command, given: Reply) -> tuple[Reply, list[Seen]]:
         """What the reply and the effects must be, in order. given: the machine's reply, for what it may choose.
@@ -277,7 +356,7 @@ class Model:
             command.setting,
             command.from_uid,
             command.client_msg_no,
-            self.now_ms // 1000,
+            self._second(log),
             command.payload,
             command.expire,
             command.topic,
@@ -293,7 +372,12 @@ class Model:
             until_ms = None if stored else self.now_ms + self.settings.no_persist_idempotency_retention_ms
             self.numbers[key] = Remembered(command.payload, reply, until_ms)
         self._seen.append(("push", command.channel, command.is_cmd, message, recipients, self.node, command.session))
+        self._note_message(command, message, recipients)
         return reply
+
+    def _second(self, log: list[Stored]) -> int:
+        """Of a message behind the log: not before one that is in it, and an imported one may be ahead."""
+        return max([self.now_ms // 1000, *(stored.message.timestamp for stored in log)])
 
     def _forgotten(self, known: Remembered) -> bool:
         if known.until_ms is None:
@@ -321,6 +405,116 @@ class Model:
             for uid in channel.implicit():
                 if uid != self.settings.system_uid and uid not in channel.talks:
                     channel.talks[uid] = Talk(read=1 if uid == sender else 0, touched_ms=self.now_ms)
+
+    # -- imports: docs/migration.md --
+
+    def _on_ImportMessages(self, command: ImportMessages) -> Reply:
+        channel = self.channel(command.channel)
+        log = channel.log(command.is_cmd)
+        imported = channel.imported.get(command.is_cmd, 0)
+        if command.messages[0].message_seq > len(log) + 1:
+            return Reply(1001, message_seq=len(log))
+        known = [message for message in command.messages if message.message_seq <= len(log)]
+        fresh = command.messages[len(known) :]
+        for message in known:
+            if log[message.message_seq - 1].message != message:
+                return Reply(1002, message_seq=message.message_seq)
+        if fresh and imported < len(log):
+            return Reply(1002, message_seq=imported + 1)
+        for message in fresh:
+            members = frozenset(channel.members() | set(channel.implicit()))
+            log.append(Stored(message, members, members))
+            channel.imported[command.is_cmd] = len(log)
+            self.last_id = max(self.last_id, message.message_id)
+            if message.client_msg_no:
+                key = (command.channel, command.is_cmd, message.from_uid, message.client_msg_no)
+                reply = Reply(OK, message.message_id, message.message_seq, message.timestamp)
+                self.numbers[key] = Remembered(message.payload, reply, None)
+        return Reply(message_seq=len(log))
+
+    def _on_ImportMembers(self, command: ImportMembers) -> Reply:
+        channel = self.channel(command.channel)
+        channel.info = channel.info or ChannelInfo()
+        added = [u for u in dict.fromkeys(command.uids) if u.strip() and u not in channel.members()]
+        for uid in added:
+            self._joined(channel, uid, makes_talk=False)
+        if added:
+            self._seen.append(("members", command.channel, frozenset(added), frozenset()))
+        return Reply()
+
+    def _on_ImportChats(self, command: ImportChats) -> Reply:
+        channel = self.channel(command.channel)
+        last = len(channel.chat)
+        for chat in command.chats:
+            if chat.uid.strip():
+                talk = channel.talks.setdefault(chat.uid, Talk())
+                talk.read = max(talk.read, min(chat.read_seq, last))
+                talk.deleted = max(talk.deleted, min(chat.deleted_seq, last))
+                talk.touched_ms = self.now_ms
+                if chat.uid not in channel.members() and chat.uid not in channel.implicit():
+                    talk.ends_at = last
+        return Reply()
+
+    # -- events: http-api.md 10, docs/design/events.md --
+
+    def _on_PostEvent(self, command: PostEvent) -> Reply:
+        thread = self.threads.get((command.channel, command.client_msg_no), Thread())
+        known = thread.lanes.get(command.event_key)
+        lane = known or Lane()
+        is_delta = command.kind == 2
+        if is_delta and (thread.finished or lane.ended):
+            return Reply(256)
+        is_full = len(set(thread.lanes) - {"__finish__"}) >= limits.MAX_EVENT_LANES
+        if known is None and command.event_key != "__finish__" and is_full:
+            return Reply(258)
+        again = not is_delta and (lane.ended or (lane.seq > 0 and lane.event_id == command.event_id))
+        if not again:
+            changed = self._with_content(replace(lane), command)
+            if len(changed.text.encode()) > limits.MAX_EVENT_LANE_BYTES:
+                return Reply(257)
+            lane = thread.lanes[command.event_key] = changed
+            self._take_event(thread, lane, command)
+        self.threads[command.channel, command.client_msg_no] = thread
+        thread.from_uid = command.from_uid or thread.from_uid
+        thread.message_id = command.message_id or thread.message_id
+        message = self.by_number(command.channel, command.client_msg_no, False)
+        if message is not None:
+            thread.from_uid = thread.from_uid or message.from_uid
+            thread.message_id = thread.message_id or message.message_id
+        author = thread.from_uid or self.settings.system_uid, thread.message_id
+        channel = self.channel(command.channel)
+        to = frozenset(channel.members() | set(channel.implicit()))
+        facts = (command.client_msg_no, command.event_key, command.event_id, command.event_type, *author)
+        as_given = (command.shown_id, command.visibility, command.occurred_at, command.payload)
+        self._seen.append(("event", command.channel, to, *facts, lane.seq, lane.status, *as_given))
+        return Reply(duplicate=again, event=PostedEvent(lane.seq, lane.status, *author))
+
+    def _with_content(self, lane: Lane, command: PostEvent) -> Lane:
+        text, own = command.text, command.content
+        ends = command.kind in (4, 5, 6, 7)
+        if command.kind == 2 and text is not None and not (lane.json and not text):
+            lane.text, lane.shape, lane.json = ("" if lane.json else lane.text) + text, lane.shape, b""
+        elif command.kind == 2 and text is None and not lane.text and command.payload:
+            lane.text, lane.shape, lane.json = "", b"", command.payload
+        elif command.kind == 3 or (ends and lane.content is None):
+            data = own or (b"" if ends else command.payload)
+            if text is not None:
+                lane.text, lane.shape, lane.json = text, own, b""
+            elif data:
+                lane.text, lane.shape, lane.json = "", b"", data
+        return lane
+
+    def _take_event(self, thread: Thread, lane: Lane, command: PostEvent) -> None:
+        if command.kind == 2:
+            lane.status = "open"
+            return
+        thread.seq += 1
+        lane.seq, lane.event_id, lane.event_type = thread.seq, command.event_id, command.event_type.strip().lower()
+        lane.visibility, lane.occurred_at = command.visibility, command.occurred_at or self.now_ms
+        lane.status = {1: "open", 4: "closed", 5: "error", 6: "cancelled", 7: "closed"}.get(command.kind, lane.status)
+        if lane.ended:
+            lane.end_reason, lane.error = command.end_reason, command.error
+        thread.finished = thread.finished or command.kind == 7
 
     # -- channels and members: behaviour.md 9, D-10, D-12 --
 
@@ -478,12 +672,15 @@ class Model:
         return Reply(version=self._copy("", COPY_SETTINGS, [], command.settings))
 
     def _on_UpdateSystemUids(self, command: UpdateSystemUids) -> Reply:
-        for uid in command.uids:
+        if command.from_datasource:
+            self.named_uids = sorted(set(command.uids), key=command.uids.index)
+        for uid in command.uids if not command.from_datasource else ():
             if command.op == REMOVE and uid in self.authority_uids:
                 self.authority_uids.remove(uid)
             if command.op == ADD and uid not in self.authority_uids:
                 self.authority_uids.append(uid)
-        value = msgspec.msgpack.encode(self.authority_uids)
+        more = [uid for uid in self.named_uids if uid not in self.authority_uids]
+        value = msgspec.msgpack.encode(self.authority_uids + more)
         return Reply(version=self._copy("", COPY_SYSTEM_UIDS, [], value))
 
     def _on_PutCopy(self, command: PutCopy) -> Reply:
@@ -513,7 +710,7 @@ class Model:
         life = command.node, command.incarnation
         if self.incarnations.get(command.node) == command.incarnation and life not in self.over:
             self.over.add(life)
-            self.devices = [device for device in self.devices if device.node != command.node]
+            self._node_ended(command.node)
             self._seen.append(("gone", *life))
         return Reply()
 
@@ -602,11 +799,13 @@ class Model:
         return Reply()
 
     def _on_QuitDevices(self, command: QuitDevices) -> Reply:
+        entries = self._bury(command.uid) if self.wants(ONLINE) else []
         for flag in command.device_flags:
             if (command.uid, flag) in self.tokens:
                 self.tokens[command.uid, flag] = (b"", MASTER)
                 for device in self.sessions_of(command.uid, flag):
-                    self._end(device, True, "", 2_000)
+                    self._end(device, True, "", 2_000, entries)
+        self._note_statuses(entries)
         return Reply()
 
     def _on_OpenSession(self, command: OpenSession) -> Reply:
@@ -618,33 +817,108 @@ class Model:
                 return Reply(AUTH_FAIL)
         if self._user_info(command.uid).ban:
             return Reply(BAN)
+        entries = self._bury(command.uid)
         for device in self.sessions_of(command.uid, command.device_flag):
             if device.device_id == command.device_id:
-                self._end(device, False, "", 2_000)
+                self._end(device, False, "", 2_000, entries)
             elif level == MASTER:
-                self._end(device, True, "login in other device", 2_000)
+                self._end(device, True, "login in other device", 2_000, entries)
         flag, session = command.device_flag, command.session
-        self.devices.append(
-            Device(command.uid, self.node, self.incarnation, session, flag, level, command.device_id, self.now_ms)
-        )
+        device = Device(command.uid, self.node, self.incarnation, session, flag, level, command.device_id, self.now_ms)
+        self.devices.append(device)
+        entries.append(self._status(device, 1))
+        self._note_statuses(entries)
         self._seen.append(("started", command.uid, self.node, self.incarnation, session, flag, level))
         return Reply(level=level)
 
     def _on_CloseSession(self, command: CloseSession) -> Reply:
         for device in self.sessions_of(command.uid):
             if (device.node, device.session) == (self.node, command.session):
+                entries = self._bury(command.uid) if self.wants(ONLINE) else []
                 self.devices.remove(device)
+                self._note_statuses([*entries, self._status(device, 0)])
                 self._seen.append(("ended", command.uid, self.node, self.incarnation, command.session, False, 0, "", 0))
         return Reply()
 
-    def _end(self, device: Device, kicked: bool, text: str, close_ms: int) -> None:
+    def _end(self, device: Device, kicked: bool, text: str, close_ms: int, entries: list[str]) -> None:
         self.devices.remove(device)
+        entries.append(self._status(device, 0))
         self._say_ended(device, kicked, text, close_ms)
 
     def _say_ended(self, device: Device, kicked: bool, text: str, close_ms: int) -> None:
         reason = KICK if kicked else 0
         where = (device.uid, device.node, device.incarnation, device.session)
         self._seen.append(("ended", *where, kicked, reason, text, close_ms))
+
+    # -- webhooks: behaviour.md 13 --
+
+    def wants(self, kind: int) -> bool:
+        events = self.settings.webhook_events or list(EVENTS)
+        return self.settings.webhook_on and kind in map(EVENTS.get, events)
+
+    def _note(self, kinds: set[int], **facts: Any) -> None:
+        kinds = set(filter(self.wants, kinds))
+        if kinds:
+            self.events.append(Event(len(self.events) + 1, self.now_ms, frozenset(kinds), **facts))
+            self.woken |= kinds
+
+    def _note_message(self, command: Append, message: Message, recipients: frozenset[str]) -> None:
+        kinds = {NOTIFY} if message.message_seq else set()
+        if command.channel.type != AGENT:
+            kinds.add(OFFLINE)
+        told = recipients - {"", command.from_uid, self.settings.system_uid}
+        self._note(kinds, channel=command.channel, is_cmd=command.is_cmd, message=message, recipients=told)
+
+    def _note_statuses(self, entries: list[str]) -> None:
+        if entries:
+            self._note({ONLINE}, entries=list(entries))
+
+    def _status(self, device: Device, online: int) -> str:
+        """After the change. Who is dead counts until it is said."""
+        flags = [other.flag for other in self.devices + self.dead if other.uid == device.uid]
+        counts = f"{flags.count(device.flag)}-{len(flags)}"
+        return f"{device.uid}-{device.flag}-{online}-{device.session}-{counts}"
+
+    def _bury(self, uid: str) -> list[str]:
+        entries = []
+        for device in sorted((d for d in self.dead if d.uid == uid), key=_place):
+            self.dead.remove(device)
+            entries.append(self._status(device, 0))
+        return entries
+
+    def _node_ended(self, node: int) -> None:
+        self.dead += [device for device in self.devices if device.node == node]
+        self.devices = [device for device in self.devices if device.node != node]
+        if self.wants(ONLINE):
+            self.sweep = ()
+            self.woken.add(ONLINE)
+
+    def _on_SweepSessions(self, command: SweepSessions) -> Reply:
+        if self.sweep is not None:
+            looked_at = sorted((d for d in self.devices + self.dead if _place(d) > self.sweep), key=_place)
+            looked_at = looked_at[: presence.SWEEP_ROWS]
+            for uid in dict.fromkeys(device.uid for device in looked_at if device in self.dead):
+                self._note_statuses(self._bury(uid))
+            self.sweep = _place(looked_at[-1]) if len(looked_at) == presence.SWEEP_ROWS else None
+        return Reply()
+
+    def _on_AdvanceWebhooks(self, command: AdvanceWebhooks) -> Reply:
+        kind, limit = command.kind, webhooks.ROWS_PER_COMMAND
+        passed = [event.id for event in self.waiting(kind) if event.id <= command.upto][:limit]
+        upto = passed[-1] if len(passed) == limit else min(command.upto, len(self.events))
+        self.told[kind] = max(self.told[kind], upto)
+        if command.dropped:
+            self.given_up += len(passed)
+        return Reply()
+
+    def _on_FreezeOffline(self, command: FreezeOffline) -> Reply:
+        for event in self.waiting(OFFLINE):
+            if event.id in command.ids and event.online is None:
+                event.online = command.online
+        return Reply()
+
+    def waiting(self, kind: int) -> list[Event]:
+        return [event for event in self.events if kind in event.kinds and event.id > self.told[kind]]
 
     # -- reading --
 
@@ -667,8 +941,8 @@ class Model:
         for channel in self.channels.values():
             talk = channel.talks.get(uid)
             if talk is not None:
-                second = channel.chat[-1].message.timestamp if channel.chat else talk.touched_ms // 1000
-                found.add((second, channel.id))
+                seconds = [s.message.timestamp for s in channel.chat] or [talk.touched_ms // 1000]
+                found.add((max(seconds), channel.id))
         return found
 
     def conversation(
@@ -700,6 +974,12 @@ class Model:
     def by_number(self, channel_id: ChannelId, number: str, is_cmd: bool) -> Message | None:
         found = [s.message for s in self.channel(channel_id).log(is_cmd) if s.message.client_msg_no == number]
         return found[-1] if found else None
+
+
+def _place(device: Device) -> tuple[object, ...]:
+    """Where a session is among all."""
+    raw = device.uid.encode()
+    return len(raw), raw, device.node, device.incarnation, device.session
 
 
 @cache

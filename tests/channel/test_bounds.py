@@ -99,6 +99,7 @@ GOOD_PAIR = ["a@b", "a", ""]
         PutSettings(encode(Settings(idempotency_retention_ms=3_650 * 24 * 3_600_000 + 1))),
         PutSettings(encode(Settings(no_persist_idempotency_retention_ms=1 << 62))),
         UpdateSystemUids(2, ["a"]),
+        UpdateSystemUids(0, ["a"], True),
         UpdateSystemUids(0, [LONG]),
         PutCopy(0, 1, [], b""),
         PutCopy(5, 1, [], b""),

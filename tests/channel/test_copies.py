@@ -25,6 +25,7 @@ from wukong.channel.copies import (
     COPY_SETTINGS,
     COPY_SYSTEM_UIDS,
     COPY_USER,
+    datasource_uids,
     owed,
     settings_version,
     system_uids,
@@ -120,6 +121,24 @@ def test_system_uids_are_kept_in_order_and_copied_whole() -> None:
     for _, command in found:
         slot.do(command)
     assert slot.state.system_uids == {"a", "b", "c"}
+
+
+def test_what_the_datasource_names_and_what_was_added_do_not_touch_each_other() -> None:
+    slot = Slot()
+    steps: list[tuple[UpdateSystemUids, list[str], list[str]]] = [
+        (UpdateSystemUids(ADD, ["a", "both"]), ["a", "both"], []),
+        (UpdateSystemUids(SET, ["both", "x", "x"], True), ["a", "both"], ["both", "x"]),
+        (UpdateSystemUids(REMOVE, ["both", "x"]), ["a"], ["both", "x"]),
+        (UpdateSystemUids(SET, ["y"], True), ["a"], ["y"]),
+        (UpdateSystemUids(ADD, ["y"]), ["a", "y"], ["y"]),
+        (UpdateSystemUids(SET, [], True), ["a", "y"], []),
+    ]
+    for command, added, named in steps:
+        slot.do(command)
+        assert (system_uids(slot.state), datasource_uids(slot.state)) == (added, named)
+        copy = copies(slot)[-1][1]
+        slot.do(copy)
+        assert slot.state.system_uids == {*added, *named}
 
 
 def facts(slot: Slot) -> tuple[object, ...]:

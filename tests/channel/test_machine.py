@@ -10,6 +10,8 @@ from tests.channel.world import (
     START_MS,
     Step,
     World,
+    make_lanes_small,
+    make_webhooks_small,
     random_steps,
     rows_of,
     run_or_shrink,
@@ -40,6 +42,12 @@ from wukong.channel.presence import sessions_of
 SEEDS = range(24)
 WORLDS_PER_SEED = 5
 STEPS_PER_WORLD = 1_000
+
+
+@pytest.fixture(autouse=True)
+def small_limits(monkeypatch: pytest.MonkeyPatch) -> None:
+    make_lanes_small(monkeypatch)
+    make_webhooks_small(monkeypatch)
 
 
 @pytest.mark.parametrize("seed", SEEDS)

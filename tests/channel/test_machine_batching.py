@@ -18,9 +18,9 @@ from random import Random
 import msgspec
 import pytest
 
-from tests.channel.world import SLOT, World, random_steps
+from tests.channel.world import SLOT, World, make_lanes_small, make_webhooks_small, random_steps
 from wukong.channel.commands import NodeGone, Pack, decode_entry, encode_command, encode_entry, encode_pack
-from wukong.channel.effects import Effect, NodeEnded
+from wukong.channel.effects import Effect, NodeEnded, WebhookAdded
 from wukong.channel.machine import apply_pack
 from wukong.channel.state import State, UserRow, encode
 from wukong.store.interface import Store
@@ -88,6 +88,7 @@ class Run:
         self.head_limit = head_limit
         self.replies: list[bytes] = []
         self.effects: list[Effect] = []
+        self.woken: set[int] = set()
         self.refused: list[tuple[bool, bool]] = []
         self.open()
 
@@ -106,7 +107,10 @@ class Run:
             self.replies += [encode(reply) for reply in outcome.replies]
             refused = (outcome.resend_from > 0, outcome.fenced)
             self.refused += [refused] * (len(pack.commands) - len(outcome.replies))
-        self.effects += self.state.effects
+        # The sender is woken once per pack, so how often depends on the cut.
+        woken = {effect.kind for effect in self.state.effects if isinstance(effect, WebhookAdded)}
+        self.effects += [effect for effect in self.state.effects if not isinstance(effect, WebhookAdded)]
+        self.woken |= woken
         self.state.effects.clear()
 
     def rows(self) -> Rows:
@@ -170,9 +174,16 @@ def equal_to_serial(log: list[Pack], random: Random, run: Run) -> None:
     assert run.replies == reference.replies
     assert run.refused == reference.refused
     assert run.effects == reference.effects
+    assert run.woken == reference.woken
     found, expected = run.rows(), with_indexes(reference.rows(), entry_of)
     differing = {key for key in found.keys() | expected.keys() if found.get(key) != expected.get(key)}
     assert not differing, {key: (found.get(key), expected.get(key)) for key in sorted(differing)[:5]}
+
+
+@pytest.fixture(autouse=True)
+def small_limits(monkeypatch: pytest.MonkeyPatch) -> None:
+    make_lanes_small(monkeypatch)
+    make_webhooks_small(monkeypatch)
 
 
 @pytest.mark.parametrize("head_limit", [0, 1, 4096])
@@ -202,7 +213,7 @@ def test_one_batch_for_everything_equals_serial_apply() -> None:
 
 
 def test_the_logs_of_this_test_hold_what_matters() -> None:
-    log = a_log(Random("0 0"), 1_500)
+    log = a_log(Random("0 0"), 4_000)
     kinds = [{type(command).__name__ for command in pack.commands} for pack in log]
     assert max(len(pack.commands) for pack in log) >= 8
     assert any({"Append", "PutChannel", "RemoveMembers"} <= names for names in kinds)

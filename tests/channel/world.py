@@ -10,10 +10,14 @@ from random import Random
 from typing import Any, NamedTuple
 
 import msgspec
+import pytest
 
-from tests.channel.model import Model, Seen, joined
+from tests.channel.model import Model, Seen, Thread, joined
+from wukong import limits
+from wukong.channel import events, presence, webhooks
 from wukong.channel.commands import (
     AdvanceCommands,
+    AdvanceWebhooks,
     Append,
     ChannelInfo,
     CloseSession,
@@ -22,11 +26,17 @@ from wukong.channel.commands import (
     DropNode,
     ForgetNode,
     ForgetOutbox,
+    FreezeOffline,
     Hello,
+    ImportChats,
+    ImportedChat,
+    ImportMembers,
+    ImportMessages,
     NodeGone,
     NodeRow,
     OpenSession,
     Pack,
+    PostEvent,
     PutChannel,
     PutNode,
     PutSettings,
@@ -37,6 +47,7 @@ from wukong.channel.commands import (
     Reply,
     SetToken,
     StageMembers,
+    SweepSessions,
     TakeSync,
     UpdateChat,
     UpdateList,
@@ -47,15 +58,28 @@ from wukong.channel.commands import (
     encode_pack,
 )
 from wukong.channel.conversations import conversation, conversations_of, pending_commands
-from wukong.channel.copies import owed, system_uids
-from wukong.channel.effects import Effect, FanOut, MembersChanged, NodeEnded, Propagate, SessionEnded, SessionStarted
+from wukong.channel.copies import datasource_uids, owed, system_uids
+from wukong.channel.effects import (
+    Effect,
+    EventPush,
+    FanOut,
+    MembersChanged,
+    Message,
+    NodeEnded,
+    Propagate,
+    SessionEnded,
+    SessionStarted,
+    WebhookAdded,
+)
+from wukong.channel.events import Content, Lane, Tail, _live_pieces, meta_of, stored_lanes
 from wukong.channel.ids import ChannelId, implicit_members
 from wukong.channel.machine import Outcome, apply_pack
 from wukong.channel.members import list_uids, member_page, member_uids
 from wukong.channel.messages import message_by_id, message_by_number, messages_between
 from wukong.channel.nodes import table
-from wukong.channel.presence import sessions_of
-from wukong.channel.state import Settings, State, channel_part, encode, read_channel_part
+from wukong.channel.presence import sessions_of, sweep_due
+from wukong.channel.state import KEPT, Settings, State, channel_part, encode, read_channel_part
+from wukong.channel.webhooks import EVENT_NAMES, OFFLINE, Record, backlog, cursor, pending, recipients
 from wukong.store.memory import MemoryStore
 from wukong.store.overlay import Overlay
 
@@ -107,6 +131,8 @@ class Step(NamedTuple):
     forget   the node proposes ForgetOutbox for the `number`-th record
     close    the node reports the end of one of its sessions, the `number`-th
     reset    the node goes on with a reset in parts, with the members of `command`: its next part, or its end
+    import   the node imports messages where a log ends, about there, or once more; `number` says which
+    tell     the webhook sender goes on: it has delivered something or gives it up, asks who is online, sweeps
     sync     the user fetches up to `number` commands and confirms them, as a back end does
     restart  everything is committed and the state is read again
     check    everything that can be read is compared
@@ -184,7 +210,13 @@ class World:
         return reply
 
     def _entry(self, step: Step) -> None:
-        self._propose(step.packs)
+        self._propose(tuple((node, tuple(map(self._of_now, commands))) for node, commands in step.packs))
+
+    def _of_now(self, command: Command) -> Command:
+        """A life of 0 is the present one."""
+        if isinstance(command, NodeGone) and command.incarnation == 0 and command.node in self.streams:
+            return NodeGone(command.node, self.streams[command.node].incarnation)
+        return command
 
     def _propose(self, packs: tuple[tuple[int, tuple[Command, ...]], ...]) -> list[tuple[Outcome, Pack]]:
         """One entry. A pack whose node an earlier pack has ended is fenced, as is what follows its own end."""
@@ -230,6 +262,9 @@ class World:
         assert not replies, f"replies of what is fenced: {replies}"
         assert outcome.fenced == (len(outcome.replies) < len(pack.commands)), outcome
         compare_effects(self.seen(effects), expected_effects)
+        woken = sorted(effect.kind for effect in effects if isinstance(effect, WebhookAdded))
+        same(woken, sorted(self.model.woken))
+        self.model.woken.clear()
         if stream.over:
             self.late = [*self.late, pack][-8:]
         else:
@@ -356,6 +391,42 @@ class World:
             del self.resets[step.node]
             self.propose(step.node, PutChannel(reset.channel, info, uids, True, reset.number, True, reset.parts))
 
+    def _import(self, step: Step) -> None:
+        random = Random(step.number)
+        channel = _pair(random) if random.random() < 0.3 else _channel(random)
+        is_cmd = random.random() < 0.3
+        log = [stored.message for stored in self.model.channel(channel).log(is_cmd)]
+        first = max(1, len(log) + 1 - random.choice((0, 0, 0, 1, 3, -1)))
+        messages = [msgspec.structs.replace(message, recipients=None) for message in log[first - 1 : first + 1]]
+        while len(messages) < random.randint(1, 5):
+            # Ids of other nodes, which do not rise; seconds that go back, and some ahead of the log's time.
+            milliseconds = START_MS - 1_288_834_974_657 + random.randint(-9_000_000, 30_000)
+            message_id = milliseconds << 22 | random.choice((1, SLOT, 600)) << 12 | random.randrange(4096)
+            second = START_MS // 1000 + random.randint(-9_000, 40)
+            uid, number = random.choice(UIDS), random.choice(NUMBERS)
+            seq = first + len(messages)
+            messages.append(Message(message_id, seq, random.choice((0, 2, 4)), 0, uid, number, second, b"old", 60, ""))
+        if random.random() < 0.1:
+            messages[0] = msgspec.structs.replace(messages[0], payload=b"another")
+        self.propose(step.node, ImportMessages(channel, is_cmd, messages))
+
+    def _tell(self, step: Step) -> None:
+        random = Random(step.number)
+        if random.random() < 0.2:
+            self.propose(step.node, SweepSessions())
+            return
+        kind = random.choice(list(EVENT_NAMES))
+        ids = [event.id for event in self.model.waiting(kind)][: random.choice((1, 3, 9, 1_000))]
+        if kind == OFFLINE and random.random() < 0.4:
+            ids = random.sample(ids, random.randint(0, len(ids)))
+            self.propose(step.node, FreezeOffline([*ids, random.randint(1, 99)], _uids(random)))
+        elif ids:
+            command = AdvanceWebhooks(kind, random.choice(ids), random.random() < 0.2)
+            self.propose(step.node, command)
+            # One passes a limited number of records.
+            while cursor(self.state, kind) < command.upto and random.random() < 0.9:
+                self.propose(step.node, command)
+
     def _sync(self, step: Step) -> None:
         before = self.model.pending(step.uid)
         found = pending_commands(self.state, step.uid, limit=step.number)
@@ -394,6 +465,11 @@ class World:
                     if to is None:
                         to = [*self.audience.get(channel, ()), *implicit_members(channel)]
                     seen.append(("push", channel, effect.is_cmd, message, frozenset(to), effect.node, effect.session))
+                case EventPush(channel=channel):
+                    to = frozenset([*self.audience.get(channel, ()), *implicit_members(channel)])
+                    names = ("client_msg_no", "event_key", "event_id", "event_type", "from_uid", "message_id", "seq")
+                    names = (*names, "status", "shown_id", "visibility", "occurred_at", "payload")
+                    seen.append(("event", channel, to, *(getattr(effect, name) for name in names)))
                 case MembersChanged(channel=channel):
                     before = self.audience.setdefault(channel, set())
                     removed = frozenset(before if effect.cleared else effect.removed)
@@ -419,9 +495,12 @@ class World:
         """Everything that can be read, against the model; with some parameters drawn at random."""
         for channel in self.model.channels.values():
             self._check_channel(channel.id, random)
+        for (channel_id, number), thread in self.model.threads.items():
+            self._check_thread(channel_id, number, thread, random)
         for uid in UIDS:
             self._check_user(uid, random)
         assert system_uids(self.state) == self.model.authority_uids
+        assert datasource_uids(self.state) == self.model.named_uids
         assert self.state.system_uids == frozenset(self.model.system_uids)
         assert self.state.settings == self.model.settings
         owed_now = [(record.version, record.target, _decode_command(record.command)) for record in owed(self.state)]
@@ -430,7 +509,49 @@ class World:
         for node, sender in self.streams.items():
             stream = self.state.streams[node]
             same((stream.incarnation, stream.last, stream.ended), (sender.incarnation, sender.last, sender.over))
+        self._check_webhooks(random)
         audit(self.state)
+
+    def _check_webhooks(self, random: Random) -> None:
+        state, model = self.state, self.model
+        for kind in EVENT_NAMES:
+            waiting = model.waiting(kind)
+            expected = [
+                Record(
+                    event.id,
+                    event.at_ms,
+                    event.channel,
+                    event.is_cmd,
+                    event.message,
+                    event.entries,
+                    event.online if kind == OFFLINE else None,
+                )
+                for event in waiting
+            ]
+            found = pending(state, kind, limit=10_000)
+            same(found, expected)
+            behind, limit = random.randint(0, len(model.events) + 1), random.randint(0, 9)
+            some = [record for record in expected if record.id > behind][:limit]
+            same(pending(state, kind, after=behind, limit=limit), some)
+            same(cursor(state, kind), model.told[kind])
+            if kind == OFFLINE:
+                for record, event in random.sample(list(zip(found, waiting, strict=True)), min(20, len(found))):
+                    same(self._recipients(record, random.choice((1, 2, 7, 1000))), event.recipients)
+        left = [event for event in model.events if any(event in model.waiting(kind) for kind in event.kinds)]
+        waiting_now = backlog(state)
+        same((waiting_now.records, waiting_now.dropped), (len(left), model.given_up))
+        same(waiting_now.oldest_ms, left[0].at_ms if left else 0)
+        same(sweep_due(state), model.sweep is not None)
+
+    def _recipients(self, record: Record, limit: int) -> frozenset[str]:
+        found: list[str] = []
+        start = ""
+        while True:
+            page, start = recipients(self.state, record, start=start, limit=limit)
+            found += page
+            if not start:
+                assert len(found) == len(set(found)), "each once"
+                return frozenset(found)
 
     def _check_channel(self, channel_id: ChannelId, random: Random) -> None:
         state, channel, part = self.state, self.model.channel(channel_id), channel_part(channel_id)
@@ -480,6 +601,37 @@ class World:
         for number in set(NUMBERS):
             expected = self.model.by_number(channel_id, number, is_cmd) if number else None
             same(message_by_number(state, part, number, is_cmd=is_cmd), expected)
+
+    def _check_thread(self, channel_id: ChannelId, number: str, thread: Thread, random: Random) -> None:
+        part = channel_part(channel_id)
+        shown = sorted((key for key in thread.lanes if key != "__finish__"), key=str.encode)
+        full = random.random() < 0.8
+        meta = meta_of(self.state, part, number, full)
+        assert meta is not None
+        same((meta.seq, meta.finished, [view.key for view in meta.lanes]), (thread.seq, thread.finished, shown))
+        for view in meta.lanes:
+            lane = thread.lanes[view.key]
+            found = view.lane
+            same((found.status, found.seq, found.error), (lane.status, lane.seq, lane.error))
+            same(view.content, Content(*lane.content) if lane.content and (full or view.key == "main") else None)
+        after_seq, limit = random.randint(0, thread.seq), random.randint(1, 4)
+        wanted = [
+            (lane.seq, key, lane.event_id, lane.event_type, lane.visibility, lane.occurred_at, lane.end_reason)
+            for key, lane in thread.lanes.items()
+            if lane.seq > after_seq and lane.visibility not in ("private", "restricted")
+        ]
+        views, more = stored_lanes(
+            self.state, part, number, after_seq=after_seq, include_private=False, limit=limit
+        )
+        facts = [
+            (lane.seq, view.key, lane.event_id, lane.event_type, lane.visibility, lane.occurred_at, lane.end_reason)
+            for view in views
+            for lane in [view.lane]
+        ]
+        same((facts, more), (sorted(wanted)[:limit], len(wanted) > limit))
+        for view in views:
+            expected = thread.lanes[view.key].content
+            same(view.content, Content(*expected) if expected else None)
 
     def _check_user(self, uid: str, random: Random) -> None:
         state, model = self.state, self.model
@@ -540,6 +692,13 @@ def audit(state: State) -> None:
     rows = dict(state.view.scan(b""))
     by_user: dict[bytes, int] = {}
     users = 0
+    kept = {key[len(KEPT) + 8 :] for key in rows if key.startswith(KEPT)}
+    of_events = sum(len(key) + len(row) for key, row in rows.items() if key[:1] == b"w" and not key.startswith(KEPT))
+    same(state.slot_row.webhooks.size_bytes, of_events)
+    lists = [int.from_bytes(key[2:], "big") for key in rows if key.startswith(b"w\x10")]
+    assert all(event > cursor(state, OFFLINE) for event in lists), "a list of who was online goes with its record"
+    kept_from = state.slot_row.webhooks.kept_from
+    assert all(key >= kept_from for key in rows if key.startswith(KEPT)), "nothing is left behind"
     for key in rows:
         if key[:1] == b"u":
             size = int.from_bytes(key[1:3], "big")
@@ -556,7 +715,13 @@ def audit(state: State) -> None:
                 row.chat
                 or uid in implicit_members(channel)
                 or any(interval.open or interval.until_cmd > row.cmd_read for interval in row.intervals)
+                or key[1:] in kept
             )
+            told = cursor(state, OFFLINE)
+            waits = [i for i in row.intervals if not i.open and i.until_event > max(i.from_event, told)]
+            for interval in waits:
+                event = interval.until_event.to_bytes(8, "big")
+                assert KEPT + event + key[1:] in rows, f"nobody lets the row of {uid} in {channel} go"
             assert needed, f"a row of {uid} in {channel} that nobody needs: {row}"
     assert users == sum(by_user.values()), "a user's row is listed"
     first_named: dict[bytes, bytes] = {}
@@ -567,6 +732,35 @@ def audit(state: State) -> None:
     assert all(key >= state.slot_row.expired for key in rows if key[:1] == b"q"), "the sweep left nothing behind"
     counted = {key[1:]: int.from_bytes(value, "big") for key, value in rows.items() if key[:1] == b"n"}
     same(counted, by_user)
+    audit_lanes(state, rows)
+
+
+def audit_lanes(state: State, rows: dict[bytes, bytes]) -> None:
+    """Pieces are those of the tails, and no others; the queue holds the lanes that say so."""
+    pieces, queue = set(), set()
+    for key, value in rows.items():
+        if key[:1] != b"v":
+            continue
+        _, end = read_channel_part(key, 1)
+        end += 2 + int.from_bytes(key[end : end + 2], "big")
+        message, name = key[1:end], key[end:]
+        tail_key = b"T" + message + len(name).to_bytes(2, "big") + name
+        if not name or tail_key not in rows:
+            continue
+        tail = msgspec.msgpack.decode(rows[tail_key], type=Tail)
+        lane = msgspec.msgpack.decode(value, type=Lane)
+        live = [tail_key + piece.to_bytes(4, "big") for piece in _live_pieces(tail.pieces)]
+        same(sum(len(rows[piece]) for piece in live), tail.bytes)
+        pieces |= {tail_key, *live}
+        if tail.queued_ms:
+            assert lane.status == "open"
+            queue.add(b"E" + tail.queued_ms.to_bytes(8, "big") + message + name)
+        else:
+            assert tail.pieces <= 1, "who takes no deltas is joined"
+    same({key for key in rows if key[:1] == b"T"}, pieces)
+    same({key for key in rows if key[:1] == b"E"}, queue)
+    same(state.slot_row.open_lanes, len(queue))
+    assert all(key >= state.slot_row.lanes_from for key in queue)
 
 
 def rows_of(state: State) -> list[tuple[bytes, bytes]]:
@@ -574,6 +768,22 @@ def rows_of(state: State) -> list[tuple[bytes, bytes]]:
 
 
 # -- random steps --
+
+
+def make_lanes_small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Limits of events that random steps reach."""
+    monkeypatch.setattr(limits, "MAX_EVENT_LANE_BYTES", 30)
+    monkeypatch.setattr(limits, "MAX_EVENT_LANES", 3)
+    monkeypatch.setattr(limits, "MAX_OPEN_EVENT_LANES", 8)
+    monkeypatch.setattr(limits, "EVENT_LANE_IDLE_MS", 150_000)
+    monkeypatch.setattr(events, "_FAN", 3)
+    monkeypatch.setattr(events, "_QUEUE_GRAIN_MS", 5_000)
+
+
+def make_webhooks_small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Limits of one command's work that random steps reach."""
+    monkeypatch.setattr(webhooks, "ROWS_PER_COMMAND", 4)
+    monkeypatch.setattr(presence, "SWEEP_ROWS", 3)
 
 
 def random_steps(random: Random, count: int) -> list[Step]:
@@ -599,6 +809,10 @@ def _random_step(random: Random) -> Step:
     node = random.choice(NODES)
     tick_ms = random.choice((0, 0, 1, 7, 300, 999, 2_500, -4_000)) if random.random() < 0.98 else 30_000
     draw = random.random()
+    if draw < 0.02:
+        return Step("import", node, tick_ms, number=random.randrange(1 << 30))
+    if draw < 0.06:
+        return Step("tell", node, tick_ms, number=random.randrange(1 << 30))
     if draw < 0.855:
         return Step("do", node, tick_ms, random_command(random))
     if draw < 0.895:
@@ -623,10 +837,19 @@ def _packs(random: Random) -> tuple[tuple[int, tuple[Command, ...]], ...]:
     packs = []
     for _ in range(random.randint(2, 4)):
         commands = [random_command(random) for _ in range(random.randint(1, 3))]
-        if random.random() < 0.1:
-            commands.insert(random.randrange(3), NodeGone(random.choice(NODES), 1 + 3 * random.randrange(4)))
-        packs.append((random.choice(NODES), tuple(commands)))
+        node = random.choice(NODES)
+        if random.random() < 0.2:
+            ended = node if random.random() < 0.5 else random.choice(NODES)
+            life = random.choice((0, 0, 0, 1 + 3 * random.randrange(8)))
+            commands.insert(random.randrange(3), NodeGone(ended, life))
+        packs.append((node, tuple(commands)))
     return tuple(packs)
+
+
+def _system_uids(r: Random) -> Command:
+    if r.random() < 0.4:
+        return UpdateSystemUids(2, r.choices(("ab", "plumless", "b"), k=r.randrange(4)), True)
+    return UpdateSystemUids(r.choice((0, 1)), [r.choice(("ab", "plumless"))])
 
 
 def random_settings(random: Random) -> Command:
@@ -636,6 +859,8 @@ def random_settings(random: Random) -> Command:
         visitors_on=random.random() < 0.5,
         idempotency_retention_ms=random.choice((5_000, 20_000)),
         no_persist_idempotency_retention_ms=random.choice((2_000, 8_000)),
+        webhook_on=random.random() < 0.7,
+        webhook_events=random.choice(([], [], [], ["msg.notify", "user.onlinestatus"], ["msg.offline"])),
     )
     return PutSettings(encode(settings), random.random() < 0.3)
 
@@ -684,6 +909,32 @@ def _append(random: Random) -> Command:
         random.randrange(3),
         random.random() < 0.25,
         [uid for uid in _uids(random) if uid.strip()] if listed else None,
+    )
+
+
+def _post_event(random: Random) -> Command:
+    channel = _pair(random) if random.random() < 0.1 else random.choice((*CHANNELS[:4], CHANNELS[6]))
+    # Few ends, for lanes with many pieces.
+    kind = 2 if random.random() < 0.93 else random.choice((0, 1, 3, 4, 5, 6, 7))
+    key = "__finish__" if kind == 7 else random.choice((*["main"] * 9, "a", "a\x00", "b", "c"))
+    is_text = random.random() < (0.85 if kind == 2 else 0.3)
+    return PostEvent(
+        channel,
+        random.choice((*["n1"] * 4, "n2", "n\x00", "other")),
+        key,
+        random.choice(("e1", "e1", "e2")),
+        random.choice(("stream.delta", " Stream.X")),
+        kind,
+        "shown",
+        random.choice(("", "", "", "alice")),
+        random.choice((0, 0, 0, 7)),
+        random.choice(("", "public", "private", "restricted")),
+        random.choice((0, 5)),
+        random.choice((b"", b"{}", b'{"n":1}')),
+        random.choice(("", "x", "y", "z", "é", "long enough")) if is_text else None,
+        random.choice((b"", b'{"k":2}')) if kind != 2 else b"",
+        random.choice((0, 3)),
+        random.choice(("", "oops")),
     )
 
 
@@ -745,12 +996,21 @@ _MAKERS: tuple[Callable[[Random], Command], ...] = (
     lambda r: RememberSync(r.choice(UIDS), [(_channel(r), r.randrange(9))] if r.random() < 0.7 else []),
     lambda r: TakeSync(r.choice(UIDS)),
     random_settings,
-    lambda r: UpdateSystemUids(r.choice((0, 1)), [r.choice(("ab", "plumless"))]),
+    _system_uids,
     lambda r: PutNode(r.randint(1, 3), NodeRow(r.choice(("a:1", "b:2")), r.randrange(3), "", r.random() < 0.2)),
     lambda r: DropNode(r.randint(1, 3)),
     lambda r: ForgetNode(r.randint(1, 3)),
+    lambda r: ImportMembers(_channel(r), _uids(r, 6)),
+    lambda r: ImportChats(
+        _pair(r) if r.random() < 0.3 else _channel(r),
+        [ImportedChat(uid, r.choice((0, 1, 3, 1000)), r.choice((0, 0, 0, 2, 1000))) for uid in _uids(r)],
+    ),
+    _post_event,
+    lambda r: AdvanceWebhooks(r.choice(list(EVENT_NAMES)), r.choice((0, 1, 3, 9, 40, 1 << 62)), r.random() < 0.3),
+    lambda r: FreezeOffline([r.randint(1, 60) for _ in range(r.randrange(6))], _uids(r)),
+    lambda r: SweepSessions(),
 )
-_WEIGHTS = (420, 100, 20, 60, 10, 8, 90, 60, 40, 24, 5, 80, 10, 4, 6, 6, 3, 6, 4, 3, 2)
+_WEIGHTS = (420, 100, 20, 60, 10, 8, 90, 60, 40, 24, 5, 80, 10, 4, 6, 6, 3, 6, 4, 3, 2, 15, 15, 120, 6, 8, 3)
 
 
 # -- shrinking --

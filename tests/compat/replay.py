@@ -10,7 +10,7 @@ import json
 import random
 import time
 import urllib.parse
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from tests.compat.matching import FLAVOUR, Mismatch, Scope, fill, match, match_any_order, short
@@ -26,6 +26,7 @@ from tests.compat.reference_client import (
     put_frame,
     put_text,
 )
+from tests.support.webhooks import WebhookReceiver
 
 DEFAULT_TIMEOUT_MS = 3_000
 _HTTP_TIMEOUT_S = 30
@@ -47,14 +48,20 @@ class Target(NamedTuple):
 
 
 class Run:
-    """One case against one server. seed makes its ids, for a run that can be repeated."""
+    """One case against a server, or the nodes of a cluster: each request and each connection goes to the next of them.
+    seed makes its ids and draws who is first, for a run that can be repeated."""
 
-    def __init__(self, case: Case, target: Target, seed: int) -> None:
+    def __init__(
+        self, case: Case, targets: Sequence[Target], seed: int, webhooks: WebhookReceiver | None = None
+    ) -> None:
         self.case = case
-        self.target = target
+        self._webhooks = webhooks
         self.chance = random.Random(seed)
         run = self.chance.choice(_LETTERS) + "".join(self.chance.choices(_LETTERS + "23456789", k=7))
-        self.scope: Scope = {"run": run, "i": "", "vars": {}, "options": {"tcp": target.tcp, "ws": target.ws}}
+        self.scope: Scope = {"run": run, "i": "", "vars": {}}
+        first = self.chance.randrange(len(targets))
+        self._targets = itertools.cycle([*targets[first:], *targets[:first]])
+        self._next_target()
         self.clients: dict[str, Client] = {}
         self.place = "start"
 
@@ -95,10 +102,17 @@ class Run:
         if differences:
             raise Mismatch(differences)
 
+    def _next_target(self) -> Target:
+        """Whom the next request or connection goes to. What is expected of it may name this node's addresses."""
+        target = next(self._targets)
+        self.scope["options"] = {"tcp": target.tcp, "ws": target.ws}
+        return target
+
     # -- HTTP --
 
     def _request(self, options: Options) -> dict[str, Any]:
-        link = http.client.HTTPConnection(self.target.http_host, self.target.http_port, timeout=_HTTP_TIMEOUT_S)
+        target = self._next_target()
+        link = http.client.HTTPConnection(target.http_host, target.http_port, timeout=_HTTP_TIMEOUT_S)
         path = options["path"] + ("?" + urllib.parse.urlencode(options["query"]) if "query" in options else "")
         headers = dict(options.get("headers", {}))
         body = None
@@ -160,11 +174,12 @@ class Run:
         return self.clients[options["as"]]
 
     def _open(self, options: Options, kind: type[Client] = Client) -> Client:
+        target = self._next_target()
         transport: Tcp
         if options.get("transport") == "ws":
-            transport = WebSocket(self.target.ws, options.get("ws_path", "/"))
+            transport = WebSocket(target.ws, options.get("ws_path", "/"))
         else:
-            transport = Tcp(self.target.tcp)
+            transport = Tcp(target.tcp)
         before = self.clients.get(options["as"])
         if before is not None:
             before.transport.close()
@@ -356,6 +371,35 @@ class Run:
     def do_ws_kind(self, options: Options, wish: Wish) -> None:
         """Whether the last WebSocket message from the server was "text" or "binary"."""
         self._check(wish, self._client(options).transport.kinds[-1])
+
+    # -- webhooks --
+
+    def do_webhook(self, options: Options, wish: Wish) -> None:
+        """As many items of this event that match as are wanted, and after a pause no more."""
+        assert self._webhooks is not None
+        wanted, before = options.get("count", 1), dict(self.scope["vars"])
+        deadline = time.monotonic() + options.get("timeout_ms", 6_000) / 1000
+        while True:
+            found, closest = 0, ["nothing arrived"]
+            for item in self._webhooks.items(options["event"]):
+                if found < wanted:
+                    self.scope["vars"] = dict(before)
+                differences = match(wish, item, self.scope)
+                found += not differences
+                if differences and (closest == ["nothing arrived"] or len(differences) < len(closest)):
+                    closest = differences
+            if found >= wanted or time.monotonic() > deadline:
+                break
+            time.sleep(0.1)
+        if found != wanted:
+            raise Mismatch([f"{found} matching {options['event']}, expected {wanted}; closest:", *closest])
+
+    def do_no_webhook(self, options: Options, wish: Wish) -> None:
+        assert self._webhooks is not None
+        time.sleep(options.get("within_ms", 1_500) / 1000)
+        for item in self._webhooks.items(options["event"]):
+            if not match(wish, item, {**self.scope, "vars": dict(self.scope["vars"])}):
+                raise Mismatch([f"unexpected {options['event']}: {short(item)}"])
 
     # -- time --
 

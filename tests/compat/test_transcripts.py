@@ -1,12 +1,13 @@
 """What a real WuKongIM v2.2.5 answered, replayed against our server (http/*.json; deviations are named in the cases).
 
-One server per mode, and in it all its cases at once: they share nothing. A test per case shows its outcome.
+One server per mode, and in it all its cases at once: they share nothing. A test per case shows its outcome. The same
+cases then run on three nodes, every request and every client on the next of them, with one test per mode.
 """
 
+import contextlib
 import json
 import random
-import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -14,19 +15,19 @@ from typing import Any
 import pytest
 
 from tests.compat.replay import Case, Run, Target
+from tests.support.cluster import running_cluster
 from tests.support.server import ServerProcess
+from tests.support.webhooks import WebhookReceiver, webhook_receiver
 
 CASES_AT_ONCE = 8
 RUN_TIMEOUT_S = 300
-
-MANAGER_TOKEN = "secret-manager-token"
 
 # What a case needs from the configuration -> the keys for it. `ws` needs nothing: there always is a WebSocket listener.
 SETTINGS: dict[str, dict[str, Any]] = {
     "token_auth": {"tokenAuthOn": True},
     "no_encryption": {"disableEncryption": True},
     "person_allowlist": {"whitelistOffOfPerson": False},
-    "manager_token": {"managerToken": MANAGER_TOKEN},
+    "manager_token": {"managerToken": "secret-manager-token"},
     "no_cmd_sync": {"disableCMDMessageSync": True},
     "no_jsonrpc": {"disableJSONRPC": True},
     "short_times": {
@@ -37,20 +38,10 @@ SETTINGS: dict[str, dict[str, Any]] = {
 }
 
 # Groups of what the server does not do yet.
-GROUPS_NOT_COVERED = {"events", "webhook"}
+GROUPS_NOT_COVERED: set[str] = set()
 
 # Cases that need what the server does not do yet. A case that passes has to leave this list.
-CLUSTER_ROUTES = "the routes under /cluster are not served yet"
-NOT_COVERED = {
-    "denylist_allowlist/deny-unknown-channel": CLUSTER_ROUTES,
-    "message_query/cluster-messages": CLUSTER_ROUTES,
-    "route_varz_health/cluster-nodes": CLUSTER_ROUTES,
-    "route_varz_health/permission-needed": CLUSTER_ROUTES,
-    "subscriber/lists-by-cluster-route": CLUSTER_ROUTES,
-    "route_varz_health/manager-login": "/manager/login is not served yet",
-    "route_varz_health/tags": "there are no tags; the routes for them are not served yet",
-    "jsonrpc/event": "/message/event is not served yet",
-}
+NOT_COVERED: dict[str, str] = {}
 
 FILES = sorted((Path(__file__).parent / "http").glob("*.json"))
 
@@ -69,6 +60,9 @@ def mode_of(case: Case) -> frozenset[str]:
     return frozenset(case["needs"]) - {"ws"}
 
 
+MODES = sorted({mode_of(case) for case in cases()}, key=sorted)
+
+
 def parameters() -> list[Any]:
     return [
         pytest.param(
@@ -82,18 +76,6 @@ def parameters() -> list[Any]:
     ]
 
 
-class AnyServer(ServerProcess):
-    """Asks for its health with the manager token, which a server without one passes over."""
-
-    def _is_healthy(self) -> bool:
-        request = urllib.request.Request(f"{self.http_url}/health", headers={"token": MANAGER_TOKEN})
-        try:
-            with urllib.request.urlopen(request, timeout=2) as answer:
-                return bool(answer.status == 200)
-        except OSError:
-            return False
-
-
 Outcomes = dict[str, list[str]]
 
 
@@ -103,7 +85,7 @@ def outcomes(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
     selected = {
         item.callspec.params["case"]["name"]
         for item in request.session.items
-        if item.path == request.path and hasattr(item, "callspec")
+        if item.path == request.path and hasattr(item, "callspec") and "case" in item.callspec.params
     }
     found: dict[frozenset[str], Outcomes] = {}
 
@@ -117,20 +99,49 @@ def outcomes(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
 
 
 def run_mode(mode: frozenset[str], chosen: list[Case], directory: Path) -> Outcomes:
-    settings: dict[str, Any] = {}
-    for need in mode:
-        settings |= SETTINGS[need]
-    server = AnyServer(directory, settings)
-    server.start()
-    target = Target("127.0.0.1", server.http_port, f"127.0.0.1:{server.tcp_port}", f"127.0.0.1:{server.ws_port}")
+    with receiver_for(mode) as (webhooks, settings):
+        server = ServerProcess(directory, settings)
+        server.start()
+        try:
+            return run_cases(mode, chosen, [server], webhooks)
+        finally:
+            assert server.stop() == 0, server.log_tail()
+
+
+@contextlib.contextmanager
+def receiver_for(mode: frozenset[str]) -> Iterator[tuple[WebhookReceiver | None, dict[str, Any]]]:
+    """The back end that a mode needs, and the settings for it."""
+    settings = settings_of(mode - {"webhook"})
+    if "webhook" not in mode:
+        yield None, settings
+        return
+    with webhook_receiver() as webhooks:
+        yield webhooks, settings | {"webhook": {"httpAddr": webhooks.address}}
+
+
+def is_of_one_node(case: Case) -> bool:
+    """Whether it asks a node for its own connections (http-api.md 7.1), so that all of it has to be there."""
+    return '"/connz"' in json.dumps(case["steps"])
+
+
+def settings_of(mode: frozenset[str]) -> dict[str, Any]:
+    return {key: value for need in sorted(mode) for key, value in SETTINGS[need].items()}
+
+
+def run_cases(
+    mode: frozenset[str], chosen: list[Case], servers: Iterable[ServerProcess], webhooks: WebhookReceiver | None
+) -> Outcomes:
+    targets = [
+        Target("127.0.0.1", server.http_port, f"127.0.0.1:{server.tcp_port}", f"127.0.0.1:{server.ws_port}")
+        for server in servers
+    ]
     seed = random.randrange(2**32)
-    print(f"mode {sorted(mode)}, seed {seed}")
-    runs = [Run(case, target, seed + n) for n, case in enumerate(chosen)]
-    try:
-        with ThreadPoolExecutor(CASES_AT_ONCE) as pool:
-            return dict(zip((case["name"] for case in chosen), pool.map(Run.run, runs), strict=True))
-    finally:
-        assert server.stop() == 0, server.log_tail()
+    print(f"mode {sorted(mode)}, {len(targets)} nodes, seed {seed}")
+    runs = [
+        Run(case, targets[:1] if is_of_one_node(case) else targets, seed + n, webhooks) for n, case in enumerate(chosen)
+    ]
+    with ThreadPoolExecutor(CASES_AT_ONCE) as pool:
+        return dict(zip((case["name"] for case in chosen), pool.map(Run.run, runs), strict=True))
 
 
 @pytest.mark.timeout(RUN_TIMEOUT_S)
@@ -138,6 +149,21 @@ def run_mode(mode: frozenset[str], chosen: list[Case], directory: Path) -> Outco
 def test_the_server_answers_as_recorded(case: Case, outcomes: Callable[..., Outcomes]) -> None:
     lines = outcomes(mode_of(case))[case["name"]]
     assert lines == [], "\n".join(lines)
+
+
+@pytest.mark.timeout(RUN_TIMEOUT_S)
+@pytest.mark.parametrize("mode", MODES, ids=lambda mode: "-".join(sorted(mode)) or "default")
+def test_three_nodes_answer_like_one(mode: frozenset[str], tmp_path: Path) -> None:
+    chosen = [case for case in cases() if mode_of(case) == mode and case["name"] not in NOT_COVERED]
+    with (
+        receiver_for(mode) as (webhooks, settings),
+        running_cluster(tmp_path, settings=settings, proxied=False) as cluster,
+    ):
+        outcomes = run_cases(mode, chosen, cluster, webhooks)
+        assert cluster.stop() == [0, 0, 0], cluster.log_tails()
+    assert cluster.complaints() == []
+    failed = [f"{name}\n" + "\n".join(lines) for name, lines in outcomes.items() if lines]
+    assert not failed, f"{len(failed)} of {len(chosen)} cases:\n" + "\n".join(failed)
 
 
 def test_every_group_is_replayed_or_named_as_not_covered() -> None:

@@ -79,6 +79,7 @@ def test_cluster_settings_are_what_apply_depends_on() -> None:
         "conversation_on": True,
         "webhook_on": False,
         "webhook_events": [],
+        "webhook_backlog_bytes": 67_108_864,
     }
 
 
@@ -97,6 +98,8 @@ def test_cluster_settings_follow_the_configuration() -> None:
             WK_WUKONG_IDEMPOTENCYRETENTION="1d",
             WK_WUKONG_NOPERSISTIDEMPOTENCYRETENTION="1m",
             WK_WUKONG_MEMBERSPERCOMMAND="10",
+            WK_WUKONG_SLOTCOUNT="4",
+            WK_WUKONG_WEBHOOKBACKLOGBYTES="1MiB",
         )
     )
     assert settings == {
@@ -114,6 +117,7 @@ def test_cluster_settings_follow_the_configuration() -> None:
         "conversation_on": False,
         "webhook_on": True,
         "webhook_events": ["msg.offline", "user.onlinestatus"],
+        "webhook_backlog_bytes": 262_144,
     }
 
 

@@ -266,7 +266,7 @@ userMsgQueueMaxSize: 0
 managerToken: "from-the-old-file"
 logger: {level: 2, dir: "./logs", lineNum: true}
 cluster: {nodeId: 1001, slotCount: 64, slotReplicaCount: 3, channelReplicaCount: 3, tickInterval: 150ms}
-jwt: {secret: "s", expire: 30d, issuer: "wukongim"}
+jwt: {secret: "a secret of their own", expire: 30d, issuer: "wukongim"}
 reactor: {channel: {subCount: 64}, user: {subCount: 64}}
 """
 

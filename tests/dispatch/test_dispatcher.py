@@ -1,13 +1,19 @@
-"""Effects of apply on the node that holds the sessions: what may come when there is no gateway yet."""
+"""Effects of apply on the node that holds the sessions: events, and what may come when there is no gateway
+yet."""
 
 import pytest
 
-from wukong.channel.effects import FanOut, Message, SessionEnded
+from wukong.channel.effects import EventPush, FanOut, MembersChanged, Message, SessionEnded
 from wukong.channel.ids import ChannelId
 from wukong.dispatch.dispatcher import Dispatcher
 from wukong.dispatch.retry import RetryPolicy
+from wukong.protocol.event_frame import SharedEvent
+from wukong.protocol.packets import Sendack
+from wukong.protocol.recv_frame import RecvView
 from wukong.session.audience import Audience
-from wukong.session.registry import Registry
+from wukong.session.registry import LocalSession, Registry
+
+GROUP = ChannelId(2, "g")
 
 
 class StillClock:
@@ -40,3 +46,68 @@ def test_messages_that_nobody_here_gets_need_no_gateway(dispatcher: Dispatcher) 
     message = Message(9, 1, 0, 0, "a", "no", 0, b"x")
     dispatcher.run([FanOut(ChannelId(2, "g"), False, message, 1, 0)])
     assert dispatcher.pushed == 0
+
+
+class Sink:
+    """A gateway without sockets: the EVENTs handed to it."""
+
+    def __init__(self) -> None:
+        self.events: list[tuple[SharedEvent, list[int]]] = []
+
+    def deliver(self, view: RecvView, sessions: list[int]) -> None: ...
+
+    def deliver_event(self, event: SharedEvent, sessions: list[int]) -> None:
+        self.events.append((event, sessions))
+
+    def sendack(self, session: int, packet: Sendack) -> None: ...
+
+    def end(self, session: int, *, reason: int, text: str, close_after_ms: int) -> None: ...
+
+    def drop(self, session: int) -> None: ...
+
+
+def event_push(channel: ChannelId = GROUP) -> EventPush:
+    return EventPush(channel, "shown", "m", "main", "e", "Stream.X", "bot", 7, 2, "open", "private", 9, b'{"n":1}')
+
+
+def connect(dispatcher: Dispatcher, number: int, uid: str, *, version: int = 5, via_json: bool = False) -> None:
+    session = LocalSession(
+        number,
+        uid,
+        device_flag=0,
+        device_id="d",
+        version=version,
+        via_json=via_json,
+        peer=("", 0),
+        opened_ms=0,
+    )
+    dispatcher._registry.expect(session)
+    dispatcher._registry.start(number, 0)
+    dispatcher.join(uid, [GROUP])
+
+
+def test_an_event_goes_once_to_the_sessions_that_can_read_it(dispatcher: Dispatcher) -> None:
+    gateway = dispatcher.gateway = Sink()
+    for number, version in ((1, 5), (2, 4), (3, 5), (4, 2)):
+        connect(dispatcher, number, f"u{number % 2}", version=version)
+    connect(dispatcher, 5, "json", version=0, via_json=True)
+    connect(dispatcher, 6, "____system")
+    dispatcher.run([event_push(), MembersChanged(GROUP, [], ["u1"]), event_push()])
+    assert [sessions for _, sessions in gateway.events] == [[1, 3, 5], [5]]
+    assert dispatcher.events_pushed == 4
+    packet = gateway.events[0][0].packet
+    assert (packet.id, packet.type, packet.timestamp) == ("e", "Stream.X", 9)
+
+
+def test_an_event_of_two_persons_goes_to_both(dispatcher: Dispatcher) -> None:
+    gateway = dispatcher.gateway = Sink()
+    for number, uid in enumerate(("a", "b", "c")):
+        connect(dispatcher, number, uid)
+    dispatcher.run([event_push(ChannelId(1, "a@b"))])
+    assert [sorted(sessions) for _, sessions in gateway.events] == [[0, 1]]
+
+
+def test_an_event_that_nobody_here_gets_needs_no_gateway(dispatcher: Dispatcher) -> None:
+    connect(dispatcher, 1, "u", version=4)
+    dispatcher.run([event_push()])
+    assert dispatcher.events_pushed == 0

@@ -1,8 +1,9 @@
 """Who gets a message and how it looks to them: behaviour.md 8.1 to 8.3 as tables."""
 
+import msgspec
 import pytest
 
-from wukong.channel.effects import FanOut, Message
+from wukong.channel.effects import EventPush, FanOut, Message
 from wukong.channel.ids import ChannelId, person_id
 from wukong.dispatch import plan
 from wukong.session.audience import Audience
@@ -73,3 +74,23 @@ def test_commands_to_listed_users_show_the_channel_with_its_suffix_when_stored()
     live_only = fan_out(ChannelId(8, "systemcmdonline"), to=["x"])
     assert plan.shown_to_others(stored, SYSTEM, "____cmd")[1] == "123____cmd"
     assert plan.shown_to_others(live_only, SYSTEM, "____cmd")[1] == "systemcmdonline"
+
+
+def test_an_events_data_has_the_members_that_clients_read() -> None:
+    push = EventPush(
+        ChannelId(1, "a@b"), "b", "m", "main", "e", "t", "a", 1 << 60, 2, "open", "private", 9, b'{"n": 1.0}'
+    )
+    assert msgspec.json.decode(plan.event_data(push)) == {
+        "client_msg_no": "m",
+        "channel_id": "b",
+        "channel_type": 1,
+        "from_uid": "a",
+        "message_id": 1 << 60,
+        "event_key": "main",
+        "msg_event_seq": 2,
+        "stream_status": "open",
+        "visibility": "private",
+        "payload": {"n": 1.0},
+    }
+    bare = msgspec.json.decode(plan.event_data(msgspec.structs.replace(push, visibility="", payload=b"")))
+    assert not bare.keys() & {"visibility", "payload"}

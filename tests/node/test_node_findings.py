@@ -38,6 +38,7 @@ from wukong.dispatch.retry import RetryPolicy
 from wukong.errors import Unavailable
 from wukong.node.node import Node
 from wukong.node.streams import SlotStream
+from wukong.protocol.event_frame import SharedEvent
 from wukong.protocol.packets import Recvack, Send, Sendack
 from wukong.protocol.recv_frame import RecvView
 from wukong.raft.config import RaftConfig
@@ -60,6 +61,9 @@ class Sink:
 
     def deliver(self, view: RecvView, sessions: list[int]) -> None:
         self.pushed += [(number, view) for number in sessions]
+
+    def deliver_event(self, event: SharedEvent, sessions: list[int]) -> None:
+        pass
 
     def sendack(self, session: int, packet: Sendack) -> None:
         self.acks.append(packet)

@@ -11,7 +11,14 @@ from tests.protocol.cases import VERSIONS, packet_of, rows
 from wukong.protocol.codec import EncodeError, decode, encode
 from wukong.protocol.crypto import Cipher, recv_sign_text
 from wukong.protocol.decoder import FrameDecoder
-from wukong.protocol.packets import NO_PERSIST, RED_DOT, SETTING_RECEIPT, SETTING_TOPIC, Recv
+from wukong.protocol.packets import (
+    NO_PERSIST,
+    RED_DOT,
+    SETTING_NO_ENCRYPT,
+    SETTING_RECEIPT,
+    SETTING_TOPIC,
+    Recv,
+)
 from wukong.protocol.recv_frame import VIEW_LIMIT_COUNT, SharedRecv
 
 KEY = b"eac8976b0c2798dc"
@@ -121,9 +128,10 @@ def test_every_client_reads_the_message_it_was_sent_in_the_layout_of_its_version
         payload=shared.payload,
     )
     assert read(view.frame(version, None), version) == expected
+    sealed = replace(expected, setting=setting & ~SETTING_NO_ENCRYPT)
     first, second = Cipher(KEY, IV), Cipher(IV, KEY)
     for cipher in (first, second, first):
-        assert opened(view.frame(version, cipher), version, Cipher(cipher._key, cipher._iv)) == expected
+        assert opened(view.frame(version, cipher), version, Cipher(cipher._key, cipher._iv)) == sealed
 
 
 def test_a_short_sign_text_is_signed_right_too() -> None:
@@ -140,6 +148,13 @@ def test_stream_bits_never_reach_a_client_below_version_5(version: int, bit: int
     for frame in (view.frame(version, None), view.frame(version, Cipher(KEY, IV))):
         assert read(frame, version).setting == SETTING_RECEIPT
     assert read(view.frame(5, None), 5).setting == bit | SETTING_RECEIPT
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_a_sealed_message_never_claims_to_be_in_clear(version: int) -> None:
+    view = message(setting=SETTING_NO_ENCRYPT | SETTING_RECEIPT).view("alice", "bob", 1, 0)
+    assert read(view.frame(version, Cipher(KEY, IV)), version).setting == SETTING_RECEIPT
+    assert read(view.frame(version, None), version).setting == SETTING_NO_ENCRYPT | SETTING_RECEIPT
 
 
 def test_views_differ_in_what_their_receivers_see_and_are_made_once() -> None:

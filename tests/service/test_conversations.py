@@ -1,5 +1,6 @@
 """The conversation list: arithmetic, order, pages, limits. http-api.md section 11."""
 
+import asyncio
 from typing import Any
 
 import pytest
@@ -8,8 +9,11 @@ from tests.service.stack import Stack
 from wukong.channel.commands import CHAT_OP_CLEAR, Append, UpdateChat
 from wukong.channel.ids import ChannelId, stored_channel
 from wukong.errors import RequestRefused
+from wukong.service import conversations
 from wukong.service.channels import DENYLIST
+from wukong.service.replica import Pace
 from wukong.service.shapes import ConversationShape
+from wukong.store.memory import MemoryStore
 
 GROUP = ChannelId(2, "g")
 
@@ -254,6 +258,61 @@ async def test_ten_thousand_conversations_come_in_pages(stack: Stack) -> None:
     assert len(found) == len(set(found)) == 1_500
     assert await sync(stack, page=21, page_size=500) == []
     assert len(await sync(stack)) == 1_000
+
+
+async def test_what_is_not_asked_for_takes_no_place_among_the_newest_or_on_a_page() -> None:
+    stack = await Stack(conversation_max_count=2).start()
+    for channel_id, senders in [("old", "a"), ("read", "ab"), ("also-read", "ab"), ("read-too", "ab")]:
+        await group(stack, channel_id)
+        await write(stack, senders, channel_id)
+        stack.clock.ms += 1_000
+    for channel_id in ("read", "also-read", "read-too"):
+        await stack.use_cases.conversations.clear_unread("b", channel_id, 2)
+    for options in ({}, {"page": 1, "page_size": 1}):
+        assert [shape.channel_id for shape in await sync(stack, unread_only=True, **options)] == ["old"]
+    await stack.client_sends(stored_channel("b", 1, "c"), "c")
+    assert [shape.channel_id for shape in await sync(stack, exclude_types=[2])] == ["c"]
+    has = {("c", 1): 1, ("read", 2): 2, ("also-read", 2): 2, ("read-too", 2): 2}
+    assert [shape.channel_id for shape in await sync(stack, last_seqs=has)] == ["old"]
+
+
+class CountingStore(MemoryStore):
+    reads = 0
+
+    def get(self, key: bytes) -> bytes | None:
+        self.reads += 1
+        return super().get(key)
+
+
+async def test_the_loop_gets_its_turn_while_a_long_list_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Counted in rows read between two turns of the loop, where every pause that is offered is taken."""
+    store = CountingStore()
+    stack = await Stack(slot_count=1, store=store).start()
+    for number in range(1_000):
+        channel = ChannelId(6, f"news{number}")
+        for command in (Append(channel, False, "a", b"hi"), UpdateChat(channel, "b", CHAT_OP_CLEAR)):
+            stack.node.propose(stack.node.slot(channel.id), command, None)
+    await stack.client_sends(GROUP, "a")
+    monkeypatch.setattr(conversations, "Pace", lambda: Pace(slice_s=-1.0))
+    most_reads = turns = 0
+    done = False
+
+    async def watch() -> None:
+        nonlocal most_reads, turns
+        while not done:
+            store.reads = 0
+            await asyncio.sleep(0)
+            most_reads = max(most_reads, store.reads)
+            turns += 1
+
+    watching = asyncio.create_task(watch())
+    use_cases = stack.use_cases.conversations
+    assert len(await sync(stack)) == len(await use_cases.channels("b")) == 1_000
+    assert len(await sync(stack, page=2, page_size=400)) == 400
+    assert len(await use_cases.of_channels("b", [(f"news{n}", 6) for n in range(1_000)], msg_count=1)) == 1_000
+    done = True
+    await watching
+    assert turns > 1_000 and 0 < most_reads <= 256
 
 
 async def test_beyond_the_limit_of_bytes_further_conversations_have_one_message(

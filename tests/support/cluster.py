@@ -9,7 +9,6 @@ import json
 import signal
 import time
 import urllib.error
-import urllib.request
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -75,7 +74,7 @@ class NodeProcess(ServerProcess):
 
     def ask(self, path: str, timeout_s: float = _ASK_TIMEOUT_S) -> Any:
         """A GET. Raises OSError for everything but a good answer."""
-        with urllib.request.urlopen(self.http_url + path, timeout=timeout_s) as answer:
+        with self.open(path, timeout_s) as answer:
             return json.loads(answer.read())
 
     @property
@@ -84,7 +83,7 @@ class NodeProcess(ServerProcess):
 
     def why_unhealthy(self) -> str:
         try:
-            with urllib.request.urlopen(f"{self.http_url}/health", timeout=_ASK_TIMEOUT_S) as answer:
+            with self.open("/health", _ASK_TIMEOUT_S) as answer:
                 return "" if answer.status == 200 else f"HTTP {answer.status}"
         except urllib.error.HTTPError as error:
             return f"HTTP {error.code} {error.read().decode(errors='replace')[:300]}"
@@ -105,7 +104,7 @@ class NodeProcess(ServerProcess):
 
     def metrics(self) -> dict[str, float]:
         """Figures of GET /metrics; a figure with labels under its whole name. Raises OSError."""
-        with urllib.request.urlopen(f"{self.http_url}/metrics", timeout=_ASK_TIMEOUT_S) as answer:
+        with self.open("/metrics", _ASK_TIMEOUT_S) as answer:
             lines = answer.read().decode().splitlines()
         pairs = (line.rsplit(" ", 1) for line in lines if line and not line.startswith("#"))
         return {name: float(value) for name, value in pairs}

@@ -131,12 +131,12 @@ class Api:
         data: dict[str, Any] = answer["data"]
         return data
 
-    async def send_each(self, from_uid: str, uids: Sequence[str], payload: bytes) -> None:
-        """A message to each person, pushed only, never stored."""
+    async def send_each(self, from_uid: str, uids: Sequence[str], payload: bytes, *, no_persist: bool = True) -> None:
+        """A message to each person; unless stored, pushed only."""
         answer = await self.post(
             "/message/sendbatch",
             {
-                "header": {"no_persist": 1},
+                "header": {"no_persist": int(no_persist)},
                 "from_uid": from_uid,
                 "subscribers": list(uids),
                 "payload": base64.b64encode(payload).decode(),

@@ -160,9 +160,14 @@ class ServerProcess:
         self.kill()
         raise ServerFailed(f"not ready within {timeout_s} s\n{self.log_tail()}")
 
+    def open(self, path: str, timeout_s: float) -> Any:
+        """The answer to a GET, with the manager token if there is one. Raises OSError."""
+        headers = {"token": self.settings["managerToken"]} if "managerToken" in self.settings else {}
+        return urllib.request.urlopen(urllib.request.Request(self.http_url + path, headers=headers), timeout=timeout_s)
+
     def _is_healthy(self) -> bool:
         try:
-            with urllib.request.urlopen(f"{self.http_url}/health", timeout=2) as answer:
+            with self.open("/health", 2) as answer:
                 return bool(answer.status == 200)
         except (urllib.error.URLError, OSError):
             return False

@@ -34,6 +34,8 @@ from wukong.protocol.packets import (
     Disconnect,
     Event,
     PacketType,
+    Ping,
+    Pong,
     Recv,
     Recvack,
     Send,
@@ -129,6 +131,7 @@ class Client:
         self.events: list[Event] = []
         self.faults: list[str] = []
         self.kicked: Disconnect | None = None
+        self.pongs = 0
         self.connack: Connack | None = None
         self.closed = asyncio.Event()
         self.closed_at = 0.0
@@ -250,6 +253,14 @@ class Client:
         self._write(encode(packet, self.version))
         return future
 
+    def ping(self) -> None:
+        """`pongs` counts the answers."""
+        self._write(encode(Ping(), self.version))
+
+    def recvack(self, message: Message) -> None:
+        """For a client that does not acknowledge by itself."""
+        self._write(encode(Recvack(message.flags, message.message_id, message.message_seq), self.version))
+
     def _write(self, data: bytes) -> None:
         assert self._transport is not None
         self._transport.write(data)
@@ -348,6 +359,8 @@ class Client:
                 self.kicked = packet
             case Event():
                 self.events.append(packet)
+            case Pong():
+                self.pongs += 1
             case _:
                 self.faults.append(f"unexpected {packet}")
 

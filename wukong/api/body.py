@@ -37,6 +37,10 @@ Uint8 = Annotated[int, _Range("uint8", 0, 2**8 - 1)]
 Uint32 = Annotated[int, _Range("uint32", 0, 2**32 - 1)]
 Uint64 = Annotated[int, _Range("uint64", 0, 2**64 - 1)]
 
+Texts = dict[str, str]
+# Any value, as the bytes of its JSON.
+Json = Annotated[bytes, json]
+
 # A value as JSON gives it (any: its type is what is being checked) and where it is, to what the field holds.
 _Read = Callable[[Any, str], Any]
 
@@ -148,6 +152,31 @@ def _read_byte(value: Any, where: str) -> int:
     return value
 
 
+def _read_json(value: Any, where: str) -> bytes:
+    try:
+        try:
+            return msgspec.json.encode(value)
+        except UnicodeEncodeError:
+            return msgspec.json.encode(_without_halves(value))
+    except RecursionError:
+        raise BodyError("exceeded max depth") from None
+
+
+def _without_halves(value: Any) -> Any:
+    """Half of a surrogate pair becomes U+FFFD, as in other texts."""
+    if isinstance(value, dict):
+        return {_read_string(key, ""): _without_halves(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_without_halves(item) for item in value]
+    return _read_string(value, "") if isinstance(value, str) else value
+
+
+def _read_map_of_texts(value: Any, where: str) -> Texts:
+    if type(value) is not dict:
+        raise _mismatch(value, where, "map[string]string")
+    return {key: "" if item is None else _read_string(item, where) for key, item in value.items()}
+
+
 def _integer(range_: _Range) -> _Read:
     name, low, high = range_
 
@@ -192,6 +221,7 @@ _readers: dict[Any, _Read] = {
     str: _read_string,
     bytes: _read_bytes,
     list[str]: _read_strings,
+    Texts: _read_map_of_texts,
 }
 
 
@@ -205,7 +235,7 @@ def _reader(hint: Any) -> _Read:
 def _make_reader(hint: Any) -> _Read:
     origin = typing.get_origin(hint)
     if origin is Annotated:
-        return _integer(typing.get_args(hint)[1])
+        return _read_json if hint == Json else _integer(typing.get_args(hint)[1])
     if origin is list:
         return _list(typing.get_args(hint)[0])
     if isinstance(hint, type) and issubclass(hint, msgspec.Struct):

@@ -1,5 +1,5 @@
 """/cluster: status, nodes in and out, leaders, settings. Routes of this server alone; WuKongIM's own (http-api.md 13)
-have other paths.
+have other paths (console.py, browse.py).
 
 Who may change a cluster: whoever has the manager token. Without one only this machine, and no web page that is open on
 it: a browser names the origin of a page, and sends JSON elsewhere only where CORS allows it, which it never does here.
@@ -20,6 +20,20 @@ PREFIX = "/cluster/"
 FROM_ELSEWHERE = "without managerToken a cluster is changed from the node's own machine only; set managerToken"
 NOT_JSON = "without managerToken this needs Content-Type: application/json, and no web page may ask for it"
 _FORWARDED = ("Forwarded", "X-Forwarded-For", "X-Real-IP")
+
+_CHANNEL = "/cluster/channels/{channel_id}/{channel_type}"
+# Routes of WuKongIM that only look as if they changed a cluster: they ask, or are refused in any case.
+CHANGE_NOTHING = frozenset(
+    {
+        "/cluster/slots/{id}/migrate",
+        "/cluster/slots/{id}/election",
+        f"{_CHANNEL}/migrate",
+        f"{_CHANNEL}/start",
+        f"{_CHANNEL}/stop",
+        "/cluster/channel/status",
+        "/cluster/message/eventsync",
+    }
+)
 
 _NODE_MISSING = "node is missing"
 _NO_SLOT = EVERY_SLOT - 1

@@ -4,12 +4,17 @@ import msgspec
 from aiohttp import web
 
 from wukong.api import answers
-from wukong.api.body import Int, Int64, Uint8
-from wukong.api.request import POST, read, refuse_if, require, route
-from wukong.service.conversations import Conversations
+from wukong.api.body import Int, Int64, Uint8, Uint64
+from wukong.api.request import BAD_FORMAT, POST, read, read_or, refuse_if, require, route
+from wukong.service.conversations import Conversations, Wanted
+from wukong.service.events import BASIC
+from wukong.service.replica import Pace
 
 _UID_EMPTY = "uid cannot be empty"
 _CHANNEL_EMPTY = "channel_id or channel_type cannot be empty"
+
+
+_PARSE_SLICE = 256
 
 
 class ConversationSyncBody(msgspec.Struct):
@@ -22,6 +27,7 @@ class ConversationSyncBody(msgspec.Struct):
     exclude_channel_types: bytes = b""
     page: Int = 0
     page_size: Int = 0
+    event_summary_mode: str = ""
 
 
 class ChannelKey(msgspec.Struct):
@@ -39,6 +45,19 @@ class UidBody(msgspec.Struct):
     uid: str = ""
 
 
+class StoredChannelKey(ChannelKey):
+    """channel_id as stored: of persons both uids, of commands with the suffix."""
+
+    last_msg_seq: Uint64 = 0
+
+
+class SyncMessagesBody(msgspec.Struct):
+    uid: str = ""
+    channels: list[StoredChannelKey] = []
+    msg_count: Int = 0
+    order_by_last: Int = 0
+
+
 class ChangeBody(msgspec.Struct):
     uid: str = ""
     channel_id: str = ""
@@ -46,13 +65,16 @@ class ChangeBody(msgspec.Struct):
     unread: Int = 0
 
 
-def parse_last_seqs(text: str) -> dict[tuple[str, int], int]:
+async def parse_last_seqs(text: str) -> dict[tuple[str, int], int]:
     """`channel:type:seq` joined with bars. What does not split into three is dropped, what is no number counts as 0."""
     found = {}
-    for item in text.split("|"):
+    pace = Pace()
+    for number, item in enumerate(text.split("|")):
         parts = item.split(":")
         if len(parts) == 3:
             found[parts[0], _number(parts[1])] = _number(parts[2])
+        if number % _PARSE_SLICE == 0:
+            await pace.step()
     return found
 
 
@@ -69,6 +91,7 @@ class ConversationRoutes:
             ("/conversation/sync", self.sync),
             ("/conversation/syncByChannels", self.by_channels),
             ("/conversation/channels", self.channels),
+            ("/conversation/syncMessages", self.sync_messages),
             ("/conversations/clearUnread", self.clear_unread),
             ("/conversations/setUnread", self.set_unread),
             ("/conversations/delete", self.delete),
@@ -82,10 +105,11 @@ class ConversationRoutes:
             body.uid,
             msg_count=body.msg_count,
             unread_only=body.version > 0 or body.only_unread == 1,
-            last_seqs=parse_last_seqs(body.last_msg_seqs),
+            last_seqs=await parse_last_seqs(body.last_msg_seqs),
             exclude_types=frozenset(body.exclude_channel_types),
             page=body.page,
             page_size=body.page_size,
+            event_contents=body.event_summary_mode != BASIC,
         )
         return answers.bare(await answers.raw_list(shapes))
 
@@ -102,6 +126,17 @@ class ConversationRoutes:
         body = await read(request, UidBody)
         found = await self._conversations.channels(body.uid)
         return answers.bare([{"channel_id": channel.id, "channel_type": channel.type} for channel in found])
+
+    async def sync_messages(self, request: web.Request) -> web.Response:
+        """What WuKongIM's nodes ask each other; ours read the log they all have."""
+        body = await read_or(request, SyncMessagesBody, BAD_FORMAT)
+        shapes = await self._conversations.recents(
+            body.uid,
+            [Wanted(key.channel_id, key.channel_type, key.last_msg_seq) for key in body.channels],
+            msg_count=body.msg_count,
+            newest_first=body.order_by_last == 1,
+        )
+        return answers.bare(await answers.raw_list(shapes))
 
     async def clear_unread(self, request: web.Request) -> web.Response:
         body = await self._change(request, "uid cannot be empty")

@@ -23,6 +23,7 @@ from wukong.api.request import (
 from wukong.channel.effects import Message
 from wukong.channel.ids import PERSON
 from wukong.service.command_sync import CommandSync
+from wukong.service.events import BASIC, Enricher
 from wukong.service.messages import (
     NO_PERSIST,
     RED_DOT,
@@ -271,7 +272,11 @@ class MessageRoutes:
             limit=body.limit,
             newer=body.pull_mode == _NEWER,
         )
-        messages = await self._raw(twin, page.messages)
+        shapes = [self._shape(twin, message) for message in page.messages]
+        if not twin.is_cmd:
+            enricher = Enricher(full=body.event_summary_mode != BASIC)
+            shapes = await enricher.enrich_all(self._replica, twin.channel, shapes)
+        messages = await answers.raw_list(shapes)
         return answers.bare(PageShape(body.start_message_seq, body.end_message_seq, int(page.more), messages))
 
     async def max_seq(self, request: web.Request) -> web.Response:

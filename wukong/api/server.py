@@ -1,32 +1,43 @@
 """The HTTP API: one aiohttp application with all routes, and a listener around it.
 
-What is common to all routes is in `_Gate`: the manager token, CORS, limits, and how errors become answers. Handlers
-only know their own route. http-api.md section 2.
+What is common to all routes is in `Gate`: who gets in (a door of its own per port), CORS, limits, and how errors become
+answers. Handlers only know their own route. http-api.md section 2.
 """
 
 import asyncio
-import hmac
 import logging
+import secrets
 from collections import Counter
 from collections.abc import Callable, Iterable
+from typing import Protocol
 
 import msgspec
 from aiohttp import web
 
 from wukong.api import answers
+from wukong.api.auth import ApiDoor, LoginRoutes, Logins
 from wukong.api.body import BodyError
+from wukong.api.browse import BrowseRoutes
 from wukong.api.channels import ChannelRoutes
-from wukong.api.cluster import PREFIX as CLUSTER_PREFIX
-from wukong.api.cluster import ClusterRoutes, why_refused
+from wukong.api.cluster import ClusterRoutes
+from wukong.api.connections import ConnectionRoutes, TagRoutes
+from wukong.api.console import ConsoleRoutes, Permits
 from wukong.api.conversations import ConversationRoutes
+from wukong.api.events import EventRoutes
+from wukong.api.imports import ImportRoutes
 from wukong.api.messages import MessageRoutes
 from wukong.api.metrics import COUNTER, GAUGE, Figure, MetricsRoutes, registry_of
-from wukong.api.request import Handler
-from wukong.api.system import Addresses, SystemRoutes
+from wukong.api.openapi import DocsRoutes, served
+from wukong.api.plugins import PluginRoutes
+from wukong.api.request import POST, Handler, route
+from wukong.api.system import Addresses, ProcessRoutes, SystemRoutes
 from wukong.api.users import UserRoutes
+from wukong.clock import SystemClock
 from wukong.errors import RequestRefused, Unavailable
-from wukong.limits import DEFAULT_HTTP_BODY_BYTES
+from wukong.limits import DAY_MS, DEFAULT_HTTP_BODY_BYTES
 from wukong.service.cluster import ClusterAdmin
+from wukong.service.console import Console
+from wukong.service.other_nodes import Nodes, NoOtherNodes
 from wukong.service.usecases import UseCases
 
 log = logging.getLogger(__name__)
@@ -47,6 +58,8 @@ class ApiOptions(msgspec.Struct, frozen=True, kw_only=True):
     body_limit_bytes: a larger body is refused with 413, unread where its length is told.
     requests_limit: requests being answered at once; a further one gets 503.
     health: "" while this node serves, or why it does not.
+    docs_on: whether /docs shows the API.
+    prometheus_on: whether it is configured where Prometheus answers.
     figures: what GET /metrics shows besides the process and the API's own."""
 
     manager_token: str = ""
@@ -57,14 +70,28 @@ class ApiOptions(msgspec.Struct, frozen=True, kw_only=True):
     manager_uid: str = "____manager"
     manager_on: bool = False
     health: Callable[[], str] = _healthy
+    docs_on: bool = True
+    prometheus_on: bool = False
     figures: tuple[Figure, ...] = ()
 
 
-class _Gate:
+class Door(Protocol):
+    """Who gets in at a port."""
+
+    def refusal(self, request: web.Request) -> web.Response | None:
+        """The answer to who may not ask this; None for who may."""
+        ...
+
+    def shows_to_all(self, request: web.Request) -> bool:
+        """Whether pages of other origins may read the answer."""
+        ...
+
+
+class Gate:
     """Around every handler."""
 
-    def __init__(self, options: ApiOptions) -> None:
-        self._token = options.manager_token.strip().encode()
+    def __init__(self, options: ApiOptions, door: Door) -> None:
+        self._door = door
         self._body_limit_bytes = options.body_limit_bytes
         self._requests_limit = options.requests_limit
         self._open = 0
@@ -77,8 +104,7 @@ class _Gate:
 
     async def handle(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         response = await self._handle(request, handler)
-        if request.path.startswith(CLUSTER_PREFIX):
-            # No page of another origin is to read or change a cluster.
+        if not self._door.shows_to_all(request):
             for name in answers.CORS_HEADERS:
                 response.headers.pop(name, None)
         return response
@@ -98,10 +124,9 @@ class _Gate:
         return response
 
     async def _answer(self, request: web.Request, handler: Handler) -> web.StreamResponse:
-        if self._token and not self._has_token(request):
-            return web.Response(status=401)
-        if not self._token and request.path.startswith(CLUSTER_PREFIX) and (text := why_refused(request)):
-            return answers.refused(text, http_status=403)
+        turned_away = self._door.refusal(request)
+        if turned_away is not None:
+            return turned_away
         if request.method == "OPTIONS":
             return web.Response(status=204, headers=answers.CORS_HEADERS)
         if (request.content_length or 0) > self._body_limit_bytes:
@@ -122,10 +147,6 @@ class _Gate:
             log.exception("%s %s", request.method, request.path)
             return answers.refused("internal error", http_status=500)
 
-    def _has_token(self, request: web.Request) -> bool:
-        given = request.headers.get("token", "").encode("utf-8", "surrogateescape")
-        return hmac.compare_digest(given, self._token)
-
     def _too_large(self) -> web.Response:
         return answers.refused(f"the body is over the limit of {self._body_limit_bytes} bytes", http_status=413)
 
@@ -136,41 +157,89 @@ class _Gate:
         ]
 
 
-def build_app(
-    use_cases: UseCases,
-    options: ApiOptions,
-    *,
-    cluster: ClusterAdmin | None = None,
-    more_routes: Iterable[web.RouteDef] = (),
-) -> web.Application:
-    """The application with every route of this node's API. cluster: None for a node without one. more_routes: of parts
-    that are not always there."""
-    gate = _Gate(options)
+def no_logins() -> Logins:
+    """There are no accounts."""
+    return Logins([], key=secrets.token_bytes(), issuer="", expire_ms=DAY_MS, clock=SystemClock())
+
+
+def application(options: ApiOptions, gate: Gate) -> web.Application:
+    """Without routes."""
 
     @web.middleware
     async def middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
         return await gate.handle(request, handler)
 
-    app = web.Application(middlewares=[middleware], client_max_size=options.body_limit_bytes)
+    return web.Application(middlewares=[middleware], client_max_size=options.body_limit_bytes)
+
+
+def operator_routes(
+    use_cases: UseCases,
+    options: ApiOptions,
+    *,
+    cluster: ClusterAdmin | None,
+    nodes: Nodes,
+    logins: Logins,
+    permits: Permits,
+) -> Iterable[web.RouteDef]:
+    """What is served at the manager's port as well. http-api.md 2.1."""
+    console = Console(cluster) if cluster is not None else None
+    yield from ConnectionRoutes(use_cases.overview, nodes).routes()
+    yield from ProcessRoutes(
+        use_cases.overview,
+        nodes,
+        addresses=options.addresses,
+        manager_uid=options.manager_uid,
+        manager_on=options.manager_on,
+        token_required=bool(options.manager_token.strip()),
+        prometheus_on=options.prometheus_on,
+    ).routes()
+    yield from TagRoutes(nodes).routes()
+    yield from LoginRoutes(logins).routes()
+    yield from BrowseRoutes(use_cases.browse, use_cases.channels, nodes, console).routes()
+    yield route(POST, "/cluster/message/eventsync", EventRoutes(use_cases.events).sync)
+    if cluster is not None and console is not None:
+        yield from ClusterRoutes(cluster).routes()
+        yield from ConsoleRoutes(console, permits).routes()
+    yield from PluginRoutes(permits).routes()
+
+
+def build_app(
+    use_cases: UseCases,
+    options: ApiOptions,
+    *,
+    cluster: ClusterAdmin | None = None,
+    nodes: Nodes | None = None,
+    logins: Logins | None = None,
+    more_routes: Iterable[web.RouteDef] = (),
+) -> web.Application:
+    """The application with every route of this node's API. cluster, nodes: None for a node without others. logins: None
+    for no accounts. more_routes: of parts that are not always there."""
+    logins = logins or no_logins()
+    door = ApiDoor(options.manager_token, logins)
+    gate = Gate(options, door)
+    app = application(options, gate)
     replica = use_cases.replica
     app.add_routes(
         [
-            *SystemRoutes(
-                use_cases.overview,
-                health=options.health,
-                addresses=options.addresses,
-                manager_uid=options.manager_uid,
-                manager_on=options.manager_on,
-                token_required=bool(options.manager_token.strip()),
-            ).routes(),
+            *SystemRoutes(health=options.health, addresses=options.addresses).routes(),
             *UserRoutes(use_cases.users, replica).routes(),
             *ChannelRoutes(use_cases.channels).routes(),
             *MessageRoutes(
                 use_cases.messages, use_cases.command_sync, replica, command_sync_off=options.command_sync_off
             ).routes(),
+            *EventRoutes(use_cases.events).routes(),
             *ConversationRoutes(use_cases.conversations).routes(),
-            *(ClusterRoutes(cluster).routes() if cluster is not None else ()),
+            *ImportRoutes(use_cases.imports).routes(),
+            *operator_routes(
+                use_cases,
+                options,
+                cluster=cluster,
+                nodes=nodes or NoOtherNodes(use_cases.overview.node_id),
+                logins=logins,
+                permits=door.permits,
+            ),
             *MetricsRoutes(registry_of([*options.figures, *gate.figures()])).routes(),
+            *DocsRoutes(lambda: served(app), on=options.docs_on).routes(),
             *more_routes,
         ]
     )

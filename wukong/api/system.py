@@ -1,4 +1,4 @@
-"""Health, addresses for clients, this process and its connections. http-api.md sections 5 and 7."""
+"""Health, addresses for clients, and figures of this process. http-api.md sections 5, 7.2 and 7.3."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -7,9 +7,10 @@ import msgspec
 from aiohttp import web
 
 from wukong.api import answers
-from wukong.api.body import BodyError, Int64, Uint64, read_uids
-from wukong.api.request import BAD_FORMAT, GET, POST, body_of, query_int, query_text, read, refuse_if, route
+from wukong.api.body import BodyError, read_uids
+from wukong.api.request import BAD_FORMAT, GET, POST, body_of, query_int, query_text, refuse_if, route
 from wukong.errors import RequestRefused
+from wukong.service.other_nodes import Nodes
 from wukong.service.overview import Overview, Process
 
 
@@ -34,32 +35,12 @@ class RouteBatchShape(RouteShape, frozen=True):
     uids: list[str] | None
 
 
-class ConnectionBody(msgspec.Struct):
-    uid: str = ""
-    conn_id: Int64 = 0
-    node_id: Uint64 = 0
-    op_node_id: Uint64 = 0
-
-
 class SystemRoutes:
     """health: "" while this node serves, or why it does not."""
 
-    def __init__(
-        self,
-        overview: Overview,
-        *,
-        health: Callable[[], str],
-        addresses: Addresses,
-        manager_uid: str,
-        manager_on: bool,
-        token_required: bool,
-    ) -> None:
-        self._overview = overview
+    def __init__(self, *, health: Callable[[], str], addresses: Addresses) -> None:
         self._health = health
         self._addresses = addresses
-        self._manager_uid = manager_uid
-        self._manager_on = manager_on
-        self._token_required = token_required
 
     def routes(self) -> list[web.RouteDef]:
         table = [
@@ -67,11 +48,6 @@ class SystemRoutes:
             (GET, "/migrate/result", self.migrate_result),
             (GET, "/route", self.client_addresses),
             (POST, "/route/batch", self.client_addresses_of),
-            (GET, "/connz", self.connz),
-            (GET, "/varz", self.varz),
-            (GET, "/varz/setting", self.setting),
-            (POST, "/conn/kick", self.kick),
-            (POST, "/conn/remove", self.remove),
         ]
         return [route(*entry) for entry in table]
 
@@ -103,33 +79,47 @@ class SystemRoutes:
             return addresses.intranet_tcp, "", ""
         return addresses.tcp, addresses.ws, addresses.wss
 
-    # -- process and connections --
 
-    async def connz(self, request: web.Request) -> web.Response:
-        refuse_if(not self._is_here(query_int(request, "node_id")), "节点不存在！")
-        page = await self._overview.connections(
-            uid=query_text(request, "uid"),
-            offset=query_int(request, "offset"),
-            limit=query_int(request, "limit"),
-            sort=query_text(request, "sort") or "id",
-        )
-        return answers.bare(
-            {
-                "connections": await answers.raw_list(page.connections),
-                "now": page.now,
-                "total": page.total,
-                "offset": page.offset,
-                "limit": page.limit,
-            }
-        )
+class ProcessRoutes:
+    """prometheus_on: whether it is told where Prometheus answers (trace.prometheusApiUrl)."""
+
+    def __init__(
+        self,
+        overview: Overview,
+        nodes: Nodes,
+        *,
+        addresses: Addresses,
+        manager_uid: str,
+        manager_on: bool,
+        token_required: bool,
+        prometheus_on: bool = False,
+    ) -> None:
+        self._overview = overview
+        self._nodes = nodes
+        self._addresses = addresses
+        self._manager_uid = manager_uid
+        self._manager_on = manager_on
+        self._token_required = token_required
+        self._prometheus_on = prometheus_on
+        nodes.serve("varz", self._answer)
+
+    def routes(self) -> list[web.RouteDef]:
+        return [route(GET, "/varz", self.varz), route(GET, "/varz/setting", self.setting)]
 
     async def varz(self, request: web.Request) -> web.Response:
-        refuse_if(not self._is_here(query_int(request, "node_id")), "node not found")
+        node = query_int(request, "node_id") or self._nodes.node_id
+        refuse_if(not self._nodes.is_known(node), "node not found")
+        args = {"conn": query_text(request, "show") == "conn", "limit": query_int(request, "conn_limit")}
+        if node != self._nodes.node_id:
+            return answers.encoded(await self._nodes.ask(node, "varz", args))
+        return answers.encoded(await self._answer(args))
+
+    async def _answer(self, args: dict[str, Any]) -> bytes:
         shape = self._varz(self._overview.process())
-        if query_text(request, "show") == "conn":
-            page = await self._overview.connections(limit=query_int(request, "conn_limit"), sort="inMsgDesc")
-            shape["conns"] = page.connections
-        return answers.bare(shape)
+        if args["conn"]:
+            page = await self._overview.connections(limit=int(args["limit"]), sort="inMsgDesc")
+            shape["conns"] = await answers.raw_list(page.connections)
+        return msgspec.json.encode(shape)
 
     def _varz(self, process: Process) -> dict[str, Any]:
         addresses = self._addresses
@@ -165,25 +155,10 @@ class SystemRoutes:
         }
 
     async def setting(self, request: web.Request) -> web.Response:
-        return answers.bare({"logger": {"trace_on": 0, "loki_on": 0}, "prometheus_on": 0, "stress_on": 0})
-
-    async def kick(self, request: web.Request) -> web.Response:
-        body = await self._connection_body(request)
-        if self._is_here(body.node_id):
-            self._overview.kick(body.uid, body.conn_id)
-        return answers.ok()
-
-    async def remove(self, request: web.Request) -> web.Response:
-        body = await self._connection_body(request)
-        if self._is_here(body.node_id):
-            self._overview.remove(body.uid, body.conn_id)
-        return answers.ok()
-
-    async def _connection_body(self, request: web.Request) -> ConnectionBody:
-        body = await read(request, ConnectionBody)
-        refuse_if(body.conn_id == 0, "conn_id is 0")
-        refuse_if(not self._is_here(body.op_node_id), "node not found")
-        return body
-
-    def _is_here(self, node_id: int) -> bool:
-        return node_id in (0, self._overview.node_id)
+        return answers.bare(
+            {
+                "logger": {"trace_on": 0, "loki_on": 0},
+                "prometheus_on": int(self._prometheus_on),
+                "stress_on": 0,
+            }
+        )

@@ -48,6 +48,8 @@ class UserRoutes:
             (GET, "/user/systemuids", self.system_uids),
             (POST, "/user/systemuids_add", self.add_system_uids),
             (POST, "/user/systemuids_remove", self.remove_system_uids),
+            (POST, "/user/systemuids_add_to_cache", self.cache_system_uids),
+            (POST, "/user/systemuids_remove_from_cache", self.cache_system_uids),
         ]
         return [route(*entry) for entry in table]
 
@@ -88,4 +90,9 @@ class UserRoutes:
     async def remove_system_uids(self, request: web.Request) -> web.Response:
         body = await read(request, UidsBody)
         await self._users.remove_system_uids(body.uids)
+        return answers.ok()
+
+    async def cache_system_uids(self, request: web.Request) -> web.Response:
+        """What WuKongIM's nodes tell each other after a change. Here the log tells them, so nothing is to be done."""
+        await read(request, UidsBody)
         return answers.ok()

@@ -12,20 +12,29 @@ import msgspec
 
 from wukong.channel.commands import (
     CHAT_OP_DELETE,
+    EVENT_FINISH,
     LIST_ALLOW,
     OP_CLEAR,
     OP_REMOVE,
+    OP_SET,
     AdvanceCommands,
+    AdvanceWebhooks,
     Append,
     CloseSession,
     Disband,
     DropNode,
     ForgetNode,
     ForgetOutbox,
+    FreezeOffline,
     Hello,
+    ImportChats,
+    ImportedChat,
+    ImportMembers,
+    ImportMessages,
     NodeGone,
     OpenSession,
     Pack,
+    PostEvent,
     PutChannel,
     PutCopy,
     PutNode,
@@ -36,15 +45,19 @@ from wukong.channel.commands import (
     RemoveMembers,
     SetToken,
     StageMembers,
+    SweepSessions,
     TakeSync,
     UpdateChat,
     UpdateList,
     UpdateSystemUids,
 )
 from wukong.channel.copies import COPY_PAIR, COPY_SETTINGS, COPY_SYSTEM_UIDS, COPY_USER
+from wukong.channel.effects import Message
 from wukong.channel.ids import ChannelId
+from wukong.channel.messages import LAST_MS, NO_PERSIST, SNOWFLAKE_EPOCH_MS
 from wukong.channel.state import Settings
-from wukong.limits import DAY_MS, MAX_CHANNEL_TYPE, MAX_NODE_ID, MAX_STRING_BYTES
+from wukong.channel.webhooks import EVENT_NAMES, ROWS_PER_COMMAND
+from wukong.limits import DAY_MS, MAX_CHANNEL_TYPE, MAX_EVENT_PAYLOAD_BYTES, MAX_NODE_ID, MAX_STRING_BYTES
 
 # So many characters fit whatever they are: UTF-8 has at most four bytes for one.
 _SHORT = MAX_STRING_BYTES // 4
@@ -59,6 +72,8 @@ _MAX_U64 = 0xFFFF_FFFF_FFFF_FFFF
 # Of a node: a host name has 255 bytes at most, and the whole table is told to everybody.
 _MAX_ADDRESS_BYTES = 1_024
 _MAX_RETENTION_MS = 3_650 * DAY_MS
+# Beyond it the slot's own ids, which go on above imported ones, would soon have no room.
+_MAX_MESSAGE_ID = (LAST_MS - SNOWFLAKE_EPOCH_MS) << 22
 
 _decode_settings = msgspec.msgpack.Decoder(Settings).decode
 _decode_uids = msgspec.msgpack.Decoder(list[str]).decode
@@ -75,7 +90,10 @@ def settings_fit(value: bytes) -> bool:
     except ValueError:
         return False
     retentions = (settings.idempotency_retention_ms, settings.no_persist_idempotency_retention_ms)
-    return all(0 <= retention_ms <= _MAX_RETENTION_MS for retention_ms in retentions)
+    return (
+        all(0 <= retention_ms <= _MAX_RETENTION_MS for retention_ms in retentions)
+        and 0 <= settings.webhook_backlog_bytes <= _MAX_I63
+    )
 
 
 def _text(text: str) -> bool:
@@ -149,6 +167,48 @@ def _put_node(c: PutNode) -> bool:
     )
 
 
+def _import_messages(c: ImportMessages) -> bool:
+    first = c.messages[0].message_seq if c.messages else 0
+    return (
+        _channel(c.channel)
+        and 0 < first <= _MAX_I63 - len(c.messages)
+        and all(message.message_seq == seq for seq, message in enumerate(c.messages, first))
+        and all(map(_imported_message, c.messages))
+    )
+
+
+def _imported_message(m: Message) -> bool:
+    return (
+        0 < m.message_id <= _MAX_MESSAGE_ID
+        and 0 <= m.timestamp <= LAST_MS // 1000
+        and 0 <= m.flags <= _MAX_FLAGS
+        and not m.flags & NO_PERSIST
+        and 0 <= m.setting <= _MAX_BYTE
+        and 0 <= m.expire <= _MAX_U32
+        and _texts([m.from_uid, m.client_msg_no, m.topic])
+        and m.recipients is None
+    )
+
+
+def _imported_chat(c: ImportedChat) -> bool:
+    return _text(c.uid) and 0 <= c.read_seq <= _MAX_I63 and 0 <= c.deleted_seq <= _MAX_I63
+
+
+def _post_event(c: PostEvent) -> bool:
+    texts = [c.client_msg_no, c.event_key, c.event_id, c.event_type, c.from_uid, c.visibility]
+    return (
+        _channel(c.channel)
+        and _texts(texts)
+        and _id(c.shown_id)
+        and bool(c.client_msg_no and c.event_key and c.event_id)
+        and 0 <= c.kind <= EVENT_FINISH
+        and -_MAX_I63 <= c.message_id <= _MAX_I63
+        and -_MAX_I63 <= c.occurred_at <= _MAX_I63
+        and all(len(data) <= MAX_EVENT_PAYLOAD_BYTES for data in (c.payload, c.content, c.text or "", c.error))
+        and _byte(c.end_reason)
+    )
+
+
 FITS: dict[type, Callable[[Any], bool]] = {
     Append: _append,
     PutChannel: lambda c: (
@@ -175,11 +235,20 @@ FITS: dict[type, Callable[[Any], bool]] = {
     ),
     TakeSync: lambda c: _text(c.uid),
     PutSettings: lambda c: settings_fit(c.settings),
-    UpdateSystemUids: lambda c: 0 <= c.op <= OP_REMOVE and _texts(c.uids),
+    UpdateSystemUids: lambda c: (c.op == OP_SET if c.from_datasource else 0 <= c.op <= OP_REMOVE) and _texts(c.uids),
     PutCopy: _put_copy,
     ForgetOutbox: lambda c: all(0 <= outbox_id <= _MAX_I63 for outbox_id in c.ids),
     NodeGone: lambda c: 0 <= c.node <= _MAX_NODE and 0 <= c.incarnation <= _MAX_I63,
     PutNode: _put_node,
     DropNode: lambda c: _node(c.node),
     ForgetNode: lambda c: _node(c.node),
+    PostEvent: _post_event,
+    AdvanceWebhooks: lambda c: c.kind in EVENT_NAMES and 0 <= c.upto <= _MAX_I63,
+    FreezeOffline: lambda c: (
+        len(c.ids) <= ROWS_PER_COMMAND and all(0 < record_id <= _MAX_I63 for record_id in c.ids) and _texts(c.online)
+    ),
+    SweepSessions: lambda c: True,
+    ImportMessages: _import_messages,
+    ImportMembers: lambda c: _channel(c.channel) and _texts(c.uids),
+    ImportChats: lambda c: _channel(c.channel) and all(map(_imported_chat, c.chats)),
 }

@@ -9,6 +9,7 @@ readable; a rule that changes an outcome raises FORMAT_VERSION.
 
 import msgspec
 
+from wukong.channel.effects import Message
 from wukong.channel.ids import ChannelId
 
 FORMAT_VERSION = 1
@@ -187,10 +188,12 @@ class PutSettings(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=17
 
 
 class UpdateSystemUids(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=18):
-    """Authority slot 0: system accounts, to be copied to every slot."""
+    """Authority slot 0: system accounts, to be copied to every slot. from_datasource: with OP_SET they replace what the
+    datasource named before; those that were added stay."""
 
     op: int
     uids: list[str]
+    from_datasource: bool = False
 
 
 class PutCopy(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=19):
@@ -237,6 +240,93 @@ class ForgetNode(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=24)
     node: int
 
 
+class AdvanceWebhooks(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=27):
+    """The webhook records of a kind are delivered up to this id, or given up (dropped). Never moves back; a limited
+    number of records is passed at once, so `webhooks.cursor` says how far it got."""
+
+    kind: int
+    upto: int
+    dropped: bool = False
+
+
+class FreezeOffline(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=28):
+    """Who of the recipients had a master session when these records of msg.offline were first looked at. It counts for
+    all repeats; a record that has its list already keeps it."""
+
+    ids: list[int]
+    online: list[str]
+
+
+class SweepSessions(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=29):
+    """Go on with deleting the rows of sessions whose incarnation is over, a limited number at once; webhooks report
+    their ends. Nothing happens when none are known to be there."""
+
+
+EVENT_OTHER = 0
+EVENT_OPEN = 1
+EVENT_DELTA = 2
+EVENT_SNAPSHOT = 3
+EVENT_CLOSE = 4
+EVENT_ERROR = 5
+EVENT_CANCEL = 6
+EVENT_FINISH = 7
+
+
+class PostEvent(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=25):
+    """One event of a message that is answered piece by piece (http-api.md 10.1). kind: an EVENT_* number. event_type,
+    shown_id, occurred_at (ms) and payload (JSON, empty for none) as given, for the push. from_uid "", message_id 0: not
+    given. What the payload says is read where it was received: text is a delta, or the text of a snapshot; content is
+    a snapshot (JSON) that is not the payload itself, or with text what is in the snapshot besides it."""
+
+    channel: ChannelId
+    client_msg_no: str
+    event_key: str
+    event_id: str
+    event_type: str
+    kind: int
+    shown_id: str
+    from_uid: str = ""
+    message_id: int = 0
+    visibility: str = ""
+    occurred_at: int = 0
+    payload: bytes = b""
+    text: str | None = None
+    content: bytes = b""
+    end_reason: int = 0
+    error: str = ""
+
+
+class ImportMessages(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=31):
+    """Messages of another server, with the seq, id and second they had there, in the order of their seqs and without
+    a gap: they go on where the log ends. Those the log has already must be the same; then they change nothing."""
+
+    channel: ChannelId
+    is_cmd: bool
+    messages: list[Message]
+
+
+class ImportMembers(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=32):
+    """Members of another server's channel. It makes no conversation; who is a member already stays as he is."""
+
+    channel: ChannelId
+    uids: list[str]
+
+
+class ImportedChat(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """A user's conversation as another server had it; seqs beyond the log's end count as its end."""
+
+    uid: str
+    read_seq: int
+    deleted_seq: int = 0
+
+
+class ImportChats(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=33):
+    """Conversations of one channel. Positions that are here never move back."""
+
+    channel: ChannelId
+    chats: list[ImportedChat]
+
+
 Command = (
     Append
     | PutChannel
@@ -262,6 +352,13 @@ Command = (
     | PutNode
     | DropNode
     | ForgetNode
+    | PostEvent
+    | AdvanceWebhooks
+    | FreezeOffline
+    | SweepSessions
+    | ImportMessages
+    | ImportMembers
+    | ImportChats
 )
 
 
@@ -279,6 +376,22 @@ class Pack(msgspec.Struct, frozen=True, array_like=True, gc=False):
     commands: list[Command]
 
 
+# Reasons of refused events, above those of the wire protocol.
+EVENT_LATE = 256
+EVENT_TOO_LONG = 257
+EVENT_TOO_MANY_LANES = 258
+
+
+class PostedEvent(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """An event that was taken. seq: of the lane's last stored event, 0 while it has only deltas. status: of the lane,
+    see events.py."""
+
+    seq: int
+    status: str
+    from_uid: str
+    message_id: int
+
+
 class Reply(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """The outcome of one command. reason is a reason code of the wire protocol (behaviour.md section 3): 1 = done.
     For Append: message_id, message_seq (0 when not stored) and timestamp (seconds). version: what was copied
@@ -292,6 +405,7 @@ class Reply(msgspec.Struct, frozen=True, array_like=True, gc=False):
     level: int = 0
     duplicate: bool = False
     positions: list[tuple[ChannelId, int]] | None = None
+    event: PostedEvent | None = None
 
 
 DONE = Reply()

@@ -190,7 +190,7 @@ def conversation(
     after_seq: only messages above it (what the client has). unread_only: only messages above the read position, when
     after_seq is 0."""
     part_ = channel_part(channel)
-    head = state.head(part_)
+    head = state.peek_head(part_)
     row = state.user(part_, uid)
     if row is None or not row.chat:
         if not hidden:

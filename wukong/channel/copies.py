@@ -35,6 +35,17 @@ _decode_outbox = msgspec.msgpack.Decoder(tuple[int, str, bytes]).decode
 _decode_uid_list = msgspec.msgpack.Decoder(list[str]).decode
 _decode_put_copy = msgspec.msgpack.Decoder(PutCopy).decode
 
+
+class SystemRow(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """Row `Y` of slot 0. added: over the API. named: by the datasource."""
+
+    version: int = 0
+    added: list[str] = []
+    named: list[str] = []
+
+
+_decode_system_row = msgspec.msgpack.Decoder(SystemRow).decode
+
 COPY_USER = 1  # key [uid], value one byte of USER_* bits
 COPY_PAIR = 2  # key [stored pair id, owner uid, uid whose conversation to make or ""], value one byte of PAIR_* bits
 COPY_SETTINGS = 3  # key [], value Settings
@@ -103,21 +114,37 @@ def _decided_settings(state: State) -> int:
 
 
 def system_uids(state: State) -> list[str]:
-    """The authority's list (slot 0), in the order in which they were added."""
+    """The authority's list (slot 0), in the order in which they were added; without those of the datasource."""
+    return _system_row(state).added
+
+
+def datasource_uids(state: State) -> list[str]:
+    """Whom the datasource named last (slot 0)."""
+    return _system_row(state).named
+
+
+def _system_row(state: State) -> SystemRow:
     row = state.get(b"Y")
-    return [] if row is None else _decode_uids(row)[1]
+    return SystemRow() if row is None else _decode_system_row(row)
 
 
 def update_system_uids(state: State, command: UpdateSystemUids) -> Reply:
-    present = dict.fromkeys(system_uids(state))
-    for uid in command.uids:
-        if command.op == OP_ADD:
-            present[uid] = None
-        else:
-            present.pop(uid, None)
+    row = _system_row(state)
+    named = row.named
+    present = dict.fromkeys(row.added)
+    if command.from_datasource:
+        named = list(dict.fromkeys(command.uids))
+    else:
+        for uid in command.uids:
+            if command.op == OP_ADD:
+                present[uid] = None
+            else:
+                present.pop(uid, None)
     version = state.next_version()
-    uids = list(present)
-    state.put(b"Y", encode((version, uids)))
+    added = list(present)
+    # Without a datasource the row is what it was before there were any.
+    state.put(b"Y", encode((version, added, named) if named else (version, added)))
+    uids = list(dict.fromkeys(added + named))
     propagate(state, version, EVERY_SLOT, PutCopy(COPY_SYSTEM_UIDS, version, [], encode(uids)))
     return Reply(version=version)
 

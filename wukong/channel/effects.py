@@ -36,6 +36,25 @@ class FanOut(msgspec.Struct, frozen=True, gc=False):
     session: int
 
 
+class EventPush(msgspec.Struct, frozen=True, gc=False):
+    """Tell the connected members of the channel, as they are at this position of the log, of an event. It is not
+    repeated. occurred_at in ms; payload is JSON, empty for none. seq and status: of the lane, with this event."""
+
+    channel: ChannelId
+    shown_id: str
+    client_msg_no: str
+    event_key: str
+    event_id: str
+    event_type: str
+    from_uid: str
+    message_id: int
+    seq: int
+    status: str
+    visibility: str
+    occurred_at: int
+    payload: bytes
+
+
 class MembersChanged(msgspec.Struct, frozen=True, gc=False):
     """Members that joined and left; `cleared`: everybody else left as well."""
 
@@ -87,4 +106,10 @@ class Propagate(msgspec.Struct, frozen=True, gc=False):
     command: bytes
 
 
-Effect = FanOut | MembersChanged | SessionStarted | SessionEnded | NodeEnded | Propagate
+class WebhookAdded(msgspec.Struct, frozen=True, gc=False):
+    """There is work of that kind for the slot's webhook sender; said once per kind and pack, whatever the number."""
+
+    kind: int
+
+
+Effect = FanOut | EventPush | MembersChanged | SessionStarted | SessionEnded | NodeEnded | Propagate | WebhookAdded

@@ -11,20 +11,26 @@ from typing import Any
 
 import msgspec
 
-from wukong.channel import conversations, copies, members, messages, nodes, presence
+from wukong.channel import conversations, copies, events, imports, members, messages, nodes, presence, webhooks
 from wukong.channel.bounds import FITS, pack_fits
 from wukong.channel.commands import (
     AdvanceCommands,
+    AdvanceWebhooks,
     Append,
     CloseSession,
     Disband,
     DropNode,
     ForgetNode,
     ForgetOutbox,
+    FreezeOffline,
     Hello,
+    ImportChats,
+    ImportMembers,
+    ImportMessages,
     NodeGone,
     OpenSession,
     Pack,
+    PostEvent,
     PutChannel,
     PutCopy,
     PutNode,
@@ -36,6 +42,7 @@ from wukong.channel.commands import (
     Reply,
     SetToken,
     StageMembers,
+    SweepSessions,
     TakeSync,
     UpdateChat,
     UpdateList,
@@ -82,6 +89,13 @@ _RULES: dict[type, Callable[[State, Any], Reply]] = {
     PutNode: nodes.put_node,
     DropNode: nodes.drop_node,
     ForgetNode: nodes.forget_node,
+    PostEvent: events.post_event,
+    AdvanceWebhooks: webhooks.advance,
+    FreezeOffline: webhooks.freeze_offline,
+    SweepSessions: presence.sweep_sessions,
+    ImportMessages: imports.import_messages,
+    ImportMembers: imports.import_members,
+    ImportChats: imports.import_chats,
 }
 
 
@@ -104,7 +118,7 @@ def apply_pack(state: State, index: int, pack: Pack) -> Outcome:
     """Apply a committed pack at a log index. Effects are appended to state.effects in order."""
     if not pack_fits(pack):
         return Outcome(pack.node, pack.incarnation, pack.first, [], invalid=True)
-    stream = state.streams.get(pack.node)
+    before = stream = state.streams.get(pack.node)
     if stream is None or pack.incarnation > stream.incarnation:
         # A new incarnation ends the node's older ones here, but not before its first command, whose counter is 1:
         # a stream that only memory knows would be another one after a restart.
@@ -120,6 +134,9 @@ def apply_pack(state: State, index: int, pack: Pack) -> Outcome:
     row = state.slot_row
     state.now_ms = row.time_ms = max(row.time_ms, min(max(pack.now_ms, FIRST_MS), LAST_MS))
     state.index, state.node, state.incarnation = index, pack.node, pack.incarnation
+    state.woken = 0
+    if before is not None and before is not stream and not before.ended:
+        presence.incarnation_ended(state)
     for command in pack.commands[known:] if known > 0 else pack.commands:
         kind = type(command)
         reply = _RULES[kind](state, command) if FITS[kind](command) else _OUT_OF_BOUNDS

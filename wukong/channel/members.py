@@ -30,6 +30,7 @@ from wukong.channel.effects import MembersChanged
 from wukong.channel.ids import CUSTOMER_SERVICE, LIVE, PERSON, ChannelId, implicit_members, person_id
 from wukong.channel.permissions import PAIR_ALLOWED, PAIR_DENIED, SYSTEM_ERROR
 from wukong.channel.state import (
+    KEPT,
     USER_SEND_BAN,
     Head,
     Interval,
@@ -39,6 +40,7 @@ from wukong.channel.state import (
     after,
     channel_part,
     encode,
+    seq_part,
 )
 
 _decode_times = msgspec.msgpack.Decoder(tuple[int, int]).decode
@@ -165,8 +167,9 @@ def _joined(state: State, head: Head, old: bytes | None, *, chats: bool) -> byte
     row = UserRow(cmd_read=head.cmd_seq, created_ms=state.now_ms) if old is None else _decode_user(old)
     if row.member:
         return None
-    row.intervals = _unconfirmed(row)
-    row.intervals.append(Interval(state.index, head.last_seq, head.cmd_seq))
+    row.intervals = _needed(state, row)
+    event = state.slot_row.webhooks.newest_offline
+    row.intervals.append(Interval(state.index, head.last_seq, head.cmd_seq, from_event=event))
     if chats:
         row.chat = True
         row.read_seq = max(row.read_seq, head.last_seq)
@@ -189,7 +192,7 @@ def _leave(
     size = 1 + len(part)
     # Who is a member by the id as well stays one: his row and his conversation stay.
     implicit = {uid.encode() for uid in implicit_members(channel)}
-    made: dict[tuple[bytes, bool], tuple[bytes | None, bool]] = {}
+    made: dict[tuple[bytes, bool], tuple[bytes | None, bool, int]] = {}
     removed: list[str] = []
     dropped: list[bytes] = []
     for key, old in rows:
@@ -198,9 +201,11 @@ def _leave(
         outcome = made.get((old, stays))
         if outcome is None:
             outcome = made[old, stays] = _left(state, head, old, stays=stays, forget_chat=forget_chats)
-        new, was_member = outcome
+        new, was_member, event = outcome
         if was_member:
             removed.append(raw.decode())
+        if event:
+            state.put(KEPT + seq_part(event) + key[1:], b"")
         if new is None:
             state.delete(key)
             dropped.append(raw)
@@ -211,24 +216,27 @@ def _leave(
     return removed
 
 
-def _left(state: State, head: Head, old: bytes, *, stays: bool, forget_chat: bool) -> tuple[bytes | None, bool]:
-    """The row of somebody who leaves (None: nobody needs it any more; old itself: nothing changed), and whether he was
-    a member."""
+def _left(state: State, head: Head, old: bytes, *, stays: bool, forget_chat: bool) -> tuple[bytes | None, bool, int]:
+    """The row of somebody who leaves (None: nobody needs it any more; old itself: nothing changed), whether he was a
+    member, and the webhook record for which the row is kept (0: for none)."""
     row = _decode_user(old)
     member = row.member
     forget_chat = forget_chat and row.chat and not stays
     if not member and not forget_chat:
-        return old, False
+        return old, False, 0
+    event = 0
     if member:
         last = row.intervals[-1]
         last.until_index, last.until_seq, last.until_cmd = state.index, head.last_seq, head.cmd_seq
+        last.until_event = state.slot_row.webhooks.newest_offline
+        event = last.until_event if _has_events(state, last) else 0
         if row.chat and not stays:
             row.until_seq = head.last_seq
     if forget_chat:
         _clear_chat(row)
     row.updated_ms = state.now_ms
-    row.intervals = _unconfirmed(row)
-    return encode(row) if row.intervals or row.chat or stays else None, member
+    row.intervals = _needed(state, row)
+    return encode(row) if row.intervals or row.chat or stays else None, member, event
 
 
 def _clear_chat(row: UserRow) -> None:
@@ -238,15 +246,21 @@ def _clear_chat(row: UserRow) -> None:
     row.until_seq = -1
 
 
-def _unconfirmed(row: UserRow) -> list[Interval]:
-    """Times of membership with commands that the user has not confirmed, or that last."""
-    return [i for i in row.intervals if i.open or i.until_cmd > max(i.from_cmd, row.cmd_read)]
+def _needed(state: State, row: UserRow) -> list[Interval]:
+    """Times of membership that last, or with commands that the user has not confirmed, or with messages of which
+    msg.offline has not told yet: its recipients are looked up later."""
+    return [i for i in row.intervals if i.open or i.until_cmd > max(i.from_cmd, row.cmd_read) or _has_events(state, i)]
+
+
+def _has_events(state: State, interval: Interval) -> bool:
+    """Whether records of the slot, perhaps of this channel, wait that were made in this time, which is over."""
+    return interval.until_event > max(interval.from_event, state.slot_row.webhooks.cursors[1])
 
 
 def keep_or_drop(state: State, channel: ChannelId, part: bytes, uid: str, row: UserRow) -> None:
     """Write a user's row, or delete it when nothing in it is needed any more. Implicit members need theirs to find
     commands."""
-    row.intervals = _unconfirmed(row)
+    row.intervals = _needed(state, row)
     if row.intervals or row.chat or uid in implicit_members(channel):
         state.put_user(part, uid, row, fresh=False)
     else:

@@ -8,7 +8,7 @@ from hashlib import blake2b
 
 import msgspec
 
-from wukong.channel import permissions
+from wukong.channel import permissions, webhooks
 from wukong.channel.commands import Append, Reply
 from wukong.channel.effects import FanOut, Message
 from wukong.channel.ids import CUSTOMER_SERVICE, PERSON, ChannelId, implicit_members
@@ -66,6 +66,8 @@ def append(state: State, command: Append) -> Reply:
         if key:
             state.put(key, seq_part(message.message_seq))
     state.effects.append(FanOut(channel, command.is_cmd, message, state.node, command.session))
+    if state.settings.webhook_on:
+        webhooks.message_added(state, channel, command.is_cmd, message)
     return Reply(permissions.SUCCESS, message_id, message.message_seq, message.timestamp)
 
 
@@ -242,11 +244,17 @@ def messages_between(
 
 
 def message_by_id(state: State, part: bytes, message_id: int, *, is_cmd: bool = False) -> Message | None:
-    """Ids rise with seq inside a channel, so no index is needed: a search by halves."""
+    """Our own ids rise with seq inside a channel, so they need no index: a search by halves. Those of imported messages
+    need not, and have one."""
     head = state.head(part)
     if head is None or message_id <= 0:
         return None
-    low, high = 1, head.cmd_seq if is_cmd else head.last_seq
+    imported = imported_seq(state, part, is_cmd=is_cmd)
+    if imported:
+        row = state.get(import_key(part, is_cmd) + seq_part(message_id)) if message_id <= _MAX_SEQ else None
+        if row is not None:
+            return stored_message(state, part, is_cmd, int.from_bytes(row, "big"))
+    low, high = imported + 1, head.cmd_seq if is_cmd else head.last_seq
     while low <= high:
         middle = (low + high) // 2
         rows = messages_between(state, part, is_cmd=is_cmd, first=middle, last=high, limit=1)
@@ -272,6 +280,17 @@ def message_by_number(state: State, part: bytes, client_msg_no: str, *, is_cmd: 
         int.from_bytes(row[-8:], "big") for _, row in state.scan(prefix, after(prefix)) if len(row) != _UNSTORED_BYTES
     ]
     return stored_message(state, part, is_cmd, max(seqs)) if seqs else None
+
+
+def import_key(part: bytes, is_cmd: bool) -> bytes:
+    """Key of the last imported seq of a log; with an id behind it, of the seq of that imported message."""
+    return (b"J" if is_cmd else b"j") + part
+
+
+def imported_seq(state: State, part: bytes, *, is_cmd: bool) -> int:
+    """Messages up to here came from another server; 0: none did."""
+    row = state.get(import_key(part, is_cmd))
+    return 0 if row is None else int.from_bytes(row, "big")
 
 
 def own_last_seq(state: State, part: bytes, uid: str) -> int:

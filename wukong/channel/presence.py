@@ -2,14 +2,15 @@
 
 CONNECT is a command of slot(uid), so its token check and its kicks are ordered with /user/token and /user/device_quit
 on every node. A session's row names the incarnation of its node; when that is over, by the node's next one or because
-others found it gone, all its rows are dead at once (no ghosts after kill -9) and are swept when their user is next
-touched.
+others found it gone, all its rows are dead at once (no ghosts after kill -9) and are swept when their user next logs
+in. Where webhooks tell of sessions, whatever touches a user's sessions sweeps his dead ones first and tells of them;
+and `SweepSessions`, which the webhook sender proposes after the end of an incarnation, finds the rest.
 """
 
 import msgspec
 
-from wukong.channel import permissions
-from wukong.channel.commands import CloseSession, NodeGone, OpenSession, QuitDevices, Reply, SetToken
+from wukong.channel import permissions, webhooks
+from wukong.channel.commands import CloseSession, NodeGone, OpenSession, QuitDevices, Reply, SetToken, SweepSessions
 from wukong.channel.effects import NodeEnded, SessionEnded, SessionStarted
 from wukong.channel.ids import PERSON, ChannelId
 from wukong.channel.state import State, after, channel_part, encode, part
@@ -22,6 +23,9 @@ KICK_OTHER_DEVICE = "login in other device"
 KICK_NEW_TOKEN = "账号在其他设备上登录"
 KICK_CLOSE_MS = 2_000
 KICK_NEW_TOKEN_CLOSE_MS = 10_000
+
+# Rows of sessions at which one SweepSessions looks.
+SWEEP_ROWS = 500
 
 
 class TokenRow(msgspec.Struct, array_like=True, gc=False):
@@ -53,6 +57,45 @@ _decode_token = msgspec.msgpack.Decoder(TokenRow).decode
 _decode_session = msgspec.msgpack.Decoder(SessionRow).decode
 
 
+class _Changes:
+    """What user.onlinestatus tells of one user in one command: each session that begins or ends, with the counts after
+    it (behaviour.md 13.3). His dead sessions end first. Nothing happens unless the event is wanted."""
+
+    def __init__(self, state: State, uid: str) -> None:
+        self._state = state
+        self._uid = uid
+        self._entries: list[str] = []
+        self._wanted = bool(webhooks.wanted(state.settings) & webhooks.ONLINE)
+        # Of the sessions that are left, in no order: (key, flag).
+        self._flags: dict[bytes, int] = {}
+        if self._wanted:
+            dead = []
+            for key, session in _rows_of(state, uid):
+                self._flags[key] = session.device_flag
+                if not _is_live(state, session):
+                    dead.append(key)
+            for key in dead:
+                state.delete(key)
+                self.ended(key)
+
+    def began(self, key: bytes, device_flag: int) -> None:
+        if self._wanted:
+            self._flags[key] = device_flag
+            self._tell(key, device_flag, online=1)
+
+    def ended(self, key: bytes) -> None:
+        if self._wanted:
+            self._tell(key, self._flags.pop(key), online=0)
+
+    def _tell(self, key: bytes, flag: int, *, online: int) -> None:
+        flags = list(self._flags.values())
+        session = int.from_bytes(key[-8:], "big")
+        self._entries.append(f"{self._uid}-{flag}-{online}-{session}-{flags.count(flag)}-{len(flags)}")
+
+    def done(self) -> None:
+        webhooks.statuses_added(self._state, self._entries)
+
+
 def _token_key(uid: str, device_flag: int) -> bytes:
     return b"t" + part(uid) + bytes((device_flag,))
 
@@ -79,6 +122,7 @@ def set_token(state: State, command: SetToken) -> Reply:
 
 
 def quit_devices(state: State, command: QuitDevices) -> Reply:
+    changes = _Changes(state, command.uid)
     for flag in command.device_flags:
         key = _token_key(command.uid, flag)
         if state.get(key) is None:
@@ -86,7 +130,8 @@ def quit_devices(state: State, command: QuitDevices) -> Reply:
         state.put(key, encode(TokenRow(b"", LEVEL_MASTER)))
         for session in sessions_of(state, command.uid):
             if session.device_flag == flag:
-                _end(state, session, kicked=True, text="", close_after_ms=KICK_CLOSE_MS)
+                _end(state, changes, session, kicked=True, text="", close_after_ms=KICK_CLOSE_MS)
+    changes.done()
     return Reply()
 
 
@@ -103,15 +148,19 @@ def open_session(state: State, command: OpenSession) -> Reply:
     head = state.head(channel_part(ChannelId(PERSON, command.uid)))
     if head is not None and head.ban:
         return Reply(permissions.BAN)
+    changes = _Changes(state, command.uid)
     for session in sessions_of(state, command.uid, sweep=True):
         if session.device_flag != command.device_flag:
             continue
         if session.device_id == command.device_id:
-            _end(state, session, kicked=False, text="", close_after_ms=KICK_CLOSE_MS)
+            _end(state, changes, session, kicked=False, text="", close_after_ms=KICK_CLOSE_MS)
         elif level == LEVEL_MASTER:
-            _end(state, session, kicked=True, text=KICK_OTHER_DEVICE, close_after_ms=KICK_CLOSE_MS)
+            _end(state, changes, session, kicked=True, text=KICK_OTHER_DEVICE, close_after_ms=KICK_CLOSE_MS)
     row_ = SessionRow(command.device_flag, level, command.device_id, state.now_ms)
-    state.put(_session_key(command.uid, state.node, state.incarnation, command.session), encode(row_))
+    key = _session_key(command.uid, state.node, state.incarnation, command.session)
+    state.put(key, encode(row_))
+    changes.began(key, command.device_flag)
+    changes.done()
     state.effects.append(
         SessionStarted(command.uid, state.node, state.incarnation, command.session, command.device_flag, level)
     )
@@ -121,7 +170,10 @@ def open_session(state: State, command: OpenSession) -> Reply:
 def close_session(state: State, command: CloseSession) -> Reply:
     key = _session_key(command.uid, state.node, state.incarnation, command.session)
     if state.get(key) is not None:
+        changes = _Changes(state, command.uid)
         state.delete(key)
+        changes.ended(key)
+        changes.done()
         state.effects.append(SessionEnded(command.uid, state.node, state.incarnation, command.session))
     return Reply()
 
@@ -135,11 +187,47 @@ def node_gone(state: State, command: NodeGone) -> Reply:
         stream.replies.clear()
         state.put_stream(command.node, stream)
         state.effects.append(NodeEnded(command.node, command.incarnation))
+        incarnation_ended(state)
     return Reply()
 
 
-def _end(state: State, session: Session, *, kicked: bool, text: str, close_after_ms: int) -> None:
-    state.delete(_session_key(session.uid, session.node, session.incarnation, session.session))
+def incarnation_ended(state: State) -> None:
+    """To be called when some node's is: its sessions are dead by now, and webhooks have to tell of them."""
+    if webhooks.wanted(state.settings) & webhooks.ONLINE:
+        # Wherever a sweep has got to: it begins again, there may be dead ones behind it.
+        state.slot_row.webhooks.sweep_from = b"s"
+        webhooks.wake(state, webhooks.ONLINE)
+
+
+def sweep_due(state: State) -> bool:
+    """Whether SweepSessions has something to look at."""
+    return bool(state.slot_row.webhooks.sweep_from)
+
+
+def sweep_sessions(state: State, command: SweepSessions) -> Reply:
+    """Looks at SWEEP_ROWS rows, and at the others of the users to whom the dead ones among them belong."""
+    queue = state.slot_row.webhooks
+    if not queue.sweep_from:
+        return Reply()
+    rows = state.scan(queue.sweep_from, after(b"s"), limit=SWEEP_ROWS)
+    users = {}
+    for key, value in rows:
+        session = _read_session(key, value)
+        if not _is_live(state, session):
+            users[session.uid] = session
+    for uid in users:
+        changes = _Changes(state, uid)
+        # If the event is not wanted any more they go without a word.
+        sessions_of(state, uid, sweep=True)
+        changes.done()
+    queue.sweep_from = rows[-1][0] + b"\x00" if len(rows) == SWEEP_ROWS else b""
+    return Reply()
+
+
+def _end(state: State, changes: _Changes, session: Session, *, kicked: bool, text: str, close_after_ms: int) -> None:
+    key = _session_key(session.uid, session.node, session.incarnation, session.session)
+    state.delete(key)
+    changes.ended(key)
     state.effects.append(_ended(session, kicked=kicked, text=text, close_ms=close_after_ms))
 
 
@@ -150,27 +238,34 @@ def _ended(session: Session, *, kicked: bool, text: str, close_ms: int) -> Sessi
 
 def sessions_of(state: State, uid: str, *, sweep: bool = False) -> list[Session]:
     """The user's live sessions in key order. sweep: delete rows of ended incarnations on the way (in apply only)."""
-    prefix = b"s" + part(uid)
     found = []
-    for key, value in state.scan(prefix, after(prefix)):
-        node = int.from_bytes(key[-18:-16], "big")
-        incarnation = int.from_bytes(key[-16:-8], "big")
-        stream = state.streams.get(node)
-        if stream is None or stream.incarnation != incarnation or stream.ended:
-            if sweep:
-                state.delete(key)
-            continue
-        row = _decode_session(value)
-        found.append(
-            Session(
-                uid,
-                node,
-                incarnation,
-                int.from_bytes(key[-8:], "big"),
-                row.device_flag,
-                row.level,
-                row.device_id,
-                row.since_ms,
-            )
-        )
+    for key, session in _rows_of(state, uid):
+        if _is_live(state, session):
+            found.append(session)
+        elif sweep:
+            state.delete(key)
     return found
+
+
+def _rows_of(state: State, uid: str) -> list[tuple[bytes, Session]]:
+    prefix = b"s" + part(uid)
+    return [(key, _read_session(key, value)) for key, value in state.scan(prefix, after(prefix))]
+
+
+def _read_session(key: bytes, value: bytes) -> Session:
+    row = _decode_session(value)
+    return Session(
+        key[3:-18].decode(),
+        int.from_bytes(key[-18:-16], "big"),
+        int.from_bytes(key[-16:-8], "big"),
+        int.from_bytes(key[-8:], "big"),
+        row.device_flag,
+        row.level,
+        row.device_id,
+        row.since_ms,
+    )
+
+
+def _is_live(state: State, session: Session) -> bool:
+    stream = state.streams.get(session.node)
+    return stream is not None and stream.incarnation == session.incarnation and not stream.ended

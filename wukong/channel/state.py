@@ -15,7 +15,10 @@ Keys: one letter, then length-prefixed parts, so that no id can run into another
   u uid C        channels of a user, n uid their count   p uid          positions handed out by /message/sync
   e uid C seq    command with explicit recipients        x id           outbox      g C staged uid   staged members
   r uid C        the first of them that is unconfirmed   N node         table of nodes (slot 0)
-  G C staged n   the parts in which they came
+  G C staged n   the parts in which they came           j|J C id       seq of an imported message
+  j|J C          the last imported seq of chat | commands   v C no key   lane of events; without key: their message
+  T C no key n   piece n of a lane's text                   E ms C no key   lanes that are open
+  w kinds id     webhook record; with 16, 32 for kinds: who was online, rows that are kept for records
 """
 
 from typing import Protocol
@@ -68,7 +71,7 @@ class Head(msgspec.Struct, array_like=True, gc=False):
 
 class Interval(msgspec.Struct, array_like=True, gc=False):
     """From when to when somebody was a member: log index, chat seq and command seq at each end; a message is for the
-    member if from < seq <= to. until_index 0: still a member."""
+    member if from < seq <= to. until_index 0: still a member. *_event: the newest msg.offline record of the slot."""
 
     from_index: int
     from_seq: int
@@ -76,6 +79,8 @@ class Interval(msgspec.Struct, array_like=True, gc=False):
     until_index: int = 0
     until_seq: int = 0
     until_cmd: int = 0
+    from_event: int = 0
+    until_event: int = 0
 
     @property
     def open(self) -> bool:
@@ -102,7 +107,8 @@ class UserRow(msgspec.Struct, array_like=True, gc=False):
 
 
 class Settings(msgspec.Struct, frozen=True, gc=False):
-    """Cluster settings on which apply depends; a copy lives in every slot."""
+    """Cluster settings on which apply depends; a copy lives in every slot. webhook_events: empty for all.
+    webhook_backlog_bytes: of webhook records that may wait in one slot, 0 for any number; the sender sees to it."""
 
     token_auth_on: bool = False
     whitelist_off_of_person: bool = True
@@ -118,11 +124,28 @@ class Settings(msgspec.Struct, frozen=True, gc=False):
     conversation_on: bool = True
     webhook_on: bool = False
     webhook_events: list[str] = []
+    webhook_backlog_bytes: int = 0
+
+
+class WebhookQueue(msgspec.Struct, array_like=True, gc=False):
+    """last: the newest id; newest_offline: that of a record of msg.offline. cursors: of the kinds, in the order of
+    their bits. records, size_bytes: rows that wait. dropped: events ever given up. kept_from: the key below which no
+    row is kept for records. sweep_from: the key of sessions from which on some are dead; empty when none are known."""
+
+    last: int = 0
+    newest_offline: int = 0
+    cursors: list[int] = msgspec.field(default_factory=lambda: [0, 0, 0])
+    records: int = 0
+    size_bytes: int = 0
+    dropped: int = 0
+    kept_from: bytes = b""
+    sweep_from: bytes = b""
 
 
 class SlotRow(msgspec.Struct, array_like=True, gc=False):
     """id_ms, id_step: the last message id's parts. time_ms: the log's own time, never backwards. expired: the key of
-    the queue `q` below which nothing is left."""
+    the queue `q` below which nothing is left. open_lanes, lanes_from: rows of the queue `E`, and the key below which
+    there is none."""
 
     id_ms: int = 0
     id_step: int = 0
@@ -130,6 +153,9 @@ class SlotRow(msgspec.Struct, array_like=True, gc=False):
     version: int = 0
     outbox: int = 0
     expired: bytes = b"q"
+    open_lanes: int = 0
+    lanes_from: bytes = b"E"
+    webhooks: WebhookQueue = msgspec.field(default_factory=WebhookQueue)
 
 
 class Stream(msgspec.Struct, array_like=True, gc=False):
@@ -142,6 +168,9 @@ class Stream(msgspec.Struct, array_like=True, gc=False):
     replies: list[bytes] = []
     ended: bool = False
 
+
+# Rows of users who left, by the msg.offline record for which they are kept: they were members when it was made.
+KEPT = b"w\x20"
 
 # Bits of a user's flags, as other slots have a copy of them.
 USER_SEND_BAN = 1
@@ -214,6 +243,8 @@ class State:
         self.index = 0
         self.node = 0
         self.incarnation = 0
+        # Kinds of webhook events of which the present pack has told the sender.
+        self.woken = 0
         self._head_limit = head_limit
         self._heads: dict[bytes, Head] = {}
         self.reload()

@@ -7,6 +7,7 @@ from wukong.cli.bench import command as bench
 from wukong.cli.chat.command import chat
 from wukong.cli.cluster import command as cluster
 from wukong.cli.demo import demo
+from wukong.cli.import_v2.command import import_v2
 from wukong.cli.options import AsJson
 from wukong.cli.output import report
 from wukong.cli.send import send
@@ -23,6 +24,7 @@ app.command()(serve)
 app.command()(chat)
 app.command()(send)
 app.command()(demo)
+app.command("import")(import_v2)
 app.add_typer(channel.app, name="channel")
 app.add_typer(cluster.app, name="cluster")
 app.add_typer(config.app, name="config")

@@ -6,6 +6,7 @@ Bodies are maps with an `op`:
   transfer   slot, to: let this voter lead, if you lead the slot
   pin        slot: it comes to you on purpose, keep it for a while
   ask        id: tell me your report      told   id, report
+  call, called   of wukong.service.other_nodes
 """
 
 import asyncio
@@ -38,6 +39,10 @@ class Control:
         self._ops = {**ops, "ask": self._answer, "told": self._told}
         self._next_id = first_id
         self._waiting: dict[tuple[int, int], asyncio.Future[Body]] = {}
+
+    def register(self, op: str, act: Callable[[int, Body], None]) -> None:
+        """One more op, of a part that is made later; its messages are its own."""
+        self._ops[op] = act
 
     def send(self, node: int, op: str, **fields: object) -> bool:
         """False: there is no link, or it is full."""

@@ -79,6 +79,7 @@ class Controller:
         self._groups = groups
         self._replica = replica
         self._clock = clock
+        self._began = clock.monotonic()
         self._clocks = clocks
         self._clock_told = False
         self._differing = differing
@@ -323,4 +324,5 @@ class Controller:
             "differ": self._differing(),
             "snapshots": self._snapshots(),
             "health": list(self.health.verdict),
+            "uptime_s": int(self._clock.monotonic() - self._began),
         }

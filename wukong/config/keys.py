@@ -22,6 +22,10 @@ CMD_SUFFIX = "____cmd"
 WEBHOOK_EVENTS = ("msg.notify", "msg.offline", "user.onlinestatus")
 ENVIRONMENT_PREFIX = "WK_"
 
+# WuKongIM's console account, and the secret that signs logins there: both are public.
+GUEST = Account("guest", "guest", (("*", "r"),))
+WELL_KNOWN_JWT_SECRET = "secret_wukongim"
+
 T = TypeVar("T")
 D = TypeVar("D")
 
@@ -60,18 +64,19 @@ class IntranetConfig:
 @dataclass(frozen=True)
 class ManagerConfig:
     on: bool = _key("on", values.flag, True)
-    addr: Address = _key("addr", values.address(), Address("0.0.0.0", 5300))
+    addr: Address = _key("addr", values.address(), Address("127.0.0.1", 5300))
 
 
 @dataclass(frozen=True)
 class WebhookConfig:
-    """grpc_addr wins over http_addr. focus_events: the events wanted; empty means all."""
+    """grpc_addr wins over http_addr. focus_events: the events wanted; empty means all. retry_max_count: tries, 0 for
+    no end."""
 
     http_addr: str = _key("httpAddr", values.url, "")
     grpc_addr: str = _key("grpcAddr", values.text, "")
     push_interval_ms: int = _key("msgNotifyEventPushInterval", values.duration(10, HOUR_MS), 500)
     count_per_push: int = _key("msgNotifyEventCountPerPush", values.number(1, 10_000), 100)
-    retry_max_count: int = _key("msgNotifyEventRetryMaxCount", values.number(), 5)
+    retry_max_count: int = _key("msgNotifyEventRetryMaxCount", values.number(0), 0)
     focus_events: tuple[str, ...] = _key("focusEvents", values.words, ())
 
     @property
@@ -145,19 +150,14 @@ class LoggerConfig:
 
 @dataclass(frozen=True)
 class AuthConfig:
-    users: tuple[Account, ...] = _key("users", values.accounts, (Account("guest", "guest", (("*", "r"),)),))
+    users: tuple[Account, ...] = _key("users", values.accounts, ())
 
 
 @dataclass(frozen=True)
 class JwtConfig:
-    secret: str = _key("secret", values.secret, "secret_wukongim")
+    secret: str = _key("secret", values.secret, "")
     expire_ms: int = _key("expire", values.duration(MINUTE_MS), 30 * DAY_MS)
     issuer: str = _key("issuer", values.text, "wukongim")
-
-    @property
-    def is_well_known(self) -> bool:
-        """Whether anybody who has read WuKongIM's sources can sign with the secret."""
-        return self.secret == "secret_wukongim"
 
 
 @dataclass(frozen=True)
@@ -192,6 +192,7 @@ class WukongConfig:
     node_gone_after_ms: int = _key(
         "nodeGoneAfter", values.duration(SECOND_MS, HOUR_MS), limits.DEFAULT_NODE_GONE_AFTER_MS
     )
+    datasource_refresh_ms: int = _key("datasourceRefresh", values.duration(SECOND_MS, DAY_MS), 10 * MINUTE_MS)
     snapshot_bytes_per_second: int = _key(
         "snapshotBytesPerSecond", values.size(64 * KIB, GIB), limits.DEFAULT_SNAPSHOT_BYTES_PER_SECOND
     )
@@ -206,6 +207,10 @@ class WukongConfig:
     )
     no_persist_idempotency_retention_ms: int = _key(
         "noPersistIdempotencyRetention", values.duration(SECOND_MS), limits.DEFAULT_NO_PERSIST_IDEMPOTENCY_RETENTION_MS
+    )
+    webhook_secret: str = _key("webhookSecret", values.secret, "")
+    webhook_backlog_bytes: int = _key(
+        "webhookBacklogBytes", values.size(MIB, 1024 * GIB), limits.DEFAULT_WEBHOOK_BACKLOG_BYTES
     )
 
 
@@ -256,6 +261,15 @@ class Config:
     jwt: JwtConfig = _section("jwt", JwtConfig)
     trace: TraceConfig = _section("trace", TraceConfig)
     wukong: WukongConfig = _section("wukong", WukongConfig)
+
+    @property
+    def console_accounts(self) -> tuple[Account, ...]:
+        """Who may log in at the console: the accounts of auth.users. Without any there is WuKongIM's guest, who may
+        read; in release mode only where nobody but this machine can ask (http-api.md 21, no 45)."""
+        is_local = self.http_addr.is_loopback and (self.manager.addr.is_loopback or not self.manager.on)
+        if self.auth.users or (self.mode == "release" and (self.manager_token or not is_local)):
+            return self.auth.users
+        return (GUEST,)
 
     @property
     def log_level(self) -> str:
@@ -341,6 +355,8 @@ def cluster_settings(config: Config) -> dict[str, object]:
         "conversation_on": config.conversation.on,
         "webhook_on": config.webhook.on,
         "webhook_events": list(config.webhook.focus_events),
+        # Every node holds every slot, and the key is of a node.
+        "webhook_backlog_bytes": config.wukong.webhook_backlog_bytes // config.wukong.slot_count,
     }
 
 

@@ -18,8 +18,10 @@ import yaml
 from wukong import limits
 from wukong.config.keys import (
     ENVIRONMENT_PREFIX,
+    GUEST,
     SYSTEM_UID,
     WEBHOOK_EVENTS,
+    WELL_KNOWN_JWT_SECRET,
     ClusterConfig,
     Config,
     LoggerConfig,
@@ -267,7 +269,9 @@ def _derive(
     values["logger.dir"] = root_dir / cast("Path", values.get("logger.dir", LoggerConfig.dir))
     if embedded:
         values.setdefault("httpAddr", Address("127.0.0.1", 5001))
-        values.setdefault("manager.addr", Address("127.0.0.1", 5300))
+    if values.get("jwt.secret") == WELL_KNOWN_JWT_SECRET:
+        # As if it were not there: a random one is better than one that everybody can sign with.
+        del values["jwt.secret"]
     if "external.ip" not in values:
         values["external.ip"] = "127.0.0.1" if embedded else detect_ip()
     cluster_port = cast("Address", values.get("cluster.addr", ClusterConfig.addr)).port
@@ -321,6 +325,25 @@ def _check(config: Config, faults: list[str], warnings: list[str]) -> None:
         warnings.append(
             f"managerToken: NOT SET, and the API listens on {config.http_addr}. Whoever reaches that address can read "
             "and send every message. Set managerToken, or set httpAddr to 127.0.0.1:5001"
+        )
+    if config.wukong.webhook_secret and len(config.wukong.webhook_secret) < limits.MIN_WEBHOOK_SECRET_CHARS:
+        faults.append(
+            f"wukong.webhookSecret: shorter than {limits.MIN_WEBHOOK_SECRET_CHARS} characters; choose a longer one"
+        )
+    if config.manager.on and not config.manager.addr.is_loopback and not config.manager_token:
+        warnings.append(
+            f"managerToken: NOT SET, and the manager listens on {config.manager.addr}. Whoever knows an account of "
+            "auth.users can read every message there. Set managerToken, or set manager.addr to 127.0.0.1:5300"
+        )
+    if config.manager.on and not config.manager.addr.is_loopback and GUEST in config.console_accounts:
+        warnings.append(
+            "auth.users: anybody may log in as guest, password guest, and read every message at manager.addr. Set "
+            "auth.users, or mode: release"
+        )
+    if 0 < len(config.jwt.secret) < limits.MIN_CLUSTER_SECRET_CHARS:
+        warnings.append(
+            f"jwt.secret: shorter than {limits.MIN_CLUSTER_SECRET_CHARS} characters, so it can be guessed from a "
+            "login; choose a longer one, or leave it out"
         )
     if not config.wukong.fsync:
         warnings.append("wukong.fsync: off, so a power loss can take acknowledged messages; for tests only")

@@ -6,21 +6,25 @@ a session's frames are queued in the order of the log.
 
 from collections.abc import Iterable
 
-from wukong.channel.effects import Effect, FanOut, MembersChanged, SessionEnded, SessionStarted
+from wukong.channel.effects import Effect, EventPush, FanOut, MembersChanged, SessionEnded, SessionStarted
 from wukong.channel.ids import ChannelId
 from wukong.clock import Clock
 from wukong.dispatch import plan
 from wukong.dispatch.outbound import Gateway
 from wukong.dispatch.retry import RetryPolicy, Waiting, remember, take_due
+from wukong.protocol.event_frame import SharedEvent
+from wukong.protocol.packets import Event
 from wukong.protocol.recv_frame import RecvView, SharedRecv
 from wukong.session.audience import Audience
 from wukong.session.registry import LocalSession, Registry
+
+EVENT_VERSION = 5
 
 
 class Dispatcher:
     """gateway is set by the composition root before the node goes live.
 
-    pushed, retried, retries_dropped: counters for metrics."""
+    pushed, events_pushed, retried, retries_dropped: counters for metrics."""
 
     def __init__(
         self,
@@ -42,6 +46,7 @@ class Dispatcher:
         self._system_uid = system_uid
         self._cmd_suffix = cmd_suffix
         self.pushed = 0
+        self.events_pushed = 0
         self.retried = 0
         self.retries_dropped = 0
 
@@ -51,6 +56,8 @@ class Dispatcher:
             kind = type(effect)
             if kind is FanOut:
                 self._fan_out(effect, now_ms)  # type: ignore[arg-type]
+            elif kind is EventPush:
+                self._push_event(effect)  # type: ignore[arg-type]
             elif kind is MembersChanged:
                 self._members_changed(effect)  # type: ignore[arg-type]
             elif kind is SessionStarted:
@@ -109,6 +116,21 @@ class Dispatcher:
                     self.retries_dropped += 1
         self.pushed += len(sessions)
         self.gateway.deliver(view, [session.number for session in sessions])
+
+    def _push_event(self, effect: EventPush) -> None:
+        sessions = [
+            session.number
+            for uid in plan.members_here(effect.channel, self._audience)
+            if uid != self._system_uid
+            for session in self._registry.of(uid)
+            # Older clients break on the packet (wkproto.md, 7.7), and must not queue up what they never get.
+            if session.via_json or session.version >= EVENT_VERSION
+        ]
+        if sessions:
+            assert self.gateway is not None
+            event = Event(effect.event_id, effect.event_type, effect.occurred_at, plan.event_data(effect))
+            self.gateway.deliver_event(SharedEvent(event), sessions)
+            self.events_pushed += len(sessions)
 
     # -- membership and sessions --
 

@@ -5,6 +5,7 @@ Sessions are named by their number in this incarnation of the node. Unknown numb
 
 from typing import Protocol
 
+from wukong.protocol.event_frame import SharedEvent
 from wukong.protocol.packets import Sendack
 from wukong.protocol.recv_frame import RecvView
 
@@ -13,6 +14,11 @@ class Gateway(Protocol):
     def deliver(self, view: RecvView, sessions: list[int]) -> None:
         """Queue one RECV on each session; order per session is the order of calls. Sealing and writing follow in
         slices. A session over its outbound limit is closed; its client pulls what it missed."""
+        ...
+
+    def deliver_event(self, event: SharedEvent, sessions: list[int]) -> None:
+        """Queue one EVENT on each session, in order with its RECVs; a session whose client does not know the packet is
+        passed over."""
         ...
 
     def sendack(self, session: int, packet: Sendack) -> None:

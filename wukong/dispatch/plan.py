@@ -6,8 +6,19 @@ channel's id, members come from the audience, which apply keeps.
 
 from collections.abc import Iterable
 
-from wukong.channel.effects import FanOut
-from wukong.channel.ids import AGENT, CUSTOMER_SERVICE, PERSON, VISITORS, implicit_members, peer_of, split_pair
+import msgspec
+
+from wukong.channel.effects import EventPush, FanOut
+from wukong.channel.ids import (
+    AGENT,
+    CUSTOMER_SERVICE,
+    PERSON,
+    VISITORS,
+    ChannelId,
+    implicit_members,
+    peer_of,
+    split_pair,
+)
 from wukong.session.audience import Audience
 
 NO_PERSIST = 1
@@ -22,7 +33,11 @@ def recipients(effect: FanOut, audience: Audience) -> Iterable[str]:
     explicit = effect.message.recipients
     if explicit is not None:
         return dict.fromkeys(explicit)
-    channel = effect.channel
+    return members_here(effect.channel, audience)
+
+
+def members_here(channel: ChannelId, audience: Audience) -> Iterable[str]:
+    """Members of the channel that may have sessions here, each once."""
     if channel.type in (PERSON, AGENT):
         return implicit_members(channel)
     if channel.type in (CUSTOMER_SERVICE, VISITORS):
@@ -52,3 +67,37 @@ def shown_to_sender(effect: FanOut, system_uid: str, cmd_suffix: str) -> tuple[s
         peer = peer_of(effect.channel.id, effect.message.from_uid)
         channel_id = from_uid if peer == effect.message.from_uid else peer
     return from_uid, channel_id, flags & ~RED_DOT
+
+
+class _EventData(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
+    client_msg_no: str
+    channel_id: str
+    channel_type: int
+    from_uid: str
+    message_id: int
+    event_key: str
+    msg_event_seq: int
+    stream_status: str
+    visibility: str = ""
+    payload: msgspec.Raw | None = None
+
+
+_encode_data = msgspec.json.Encoder().encode
+
+
+def event_data(effect: EventPush) -> bytes:
+    """The JSON in an EVENT: wkproto.md 7.7. channel_id is the one of the request, whoever reads it."""
+    return _encode_data(
+        _EventData(
+            effect.client_msg_no,
+            effect.shown_id,
+            effect.channel.type,
+            effect.from_uid,
+            effect.message_id,
+            effect.event_key,
+            effect.seq,
+            effect.status,
+            effect.visibility,
+            msgspec.Raw(effect.payload) if effect.payload else None,
+        )
+    )

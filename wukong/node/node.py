@@ -18,7 +18,7 @@ import msgspec
 
 from wukong.channel import copies
 from wukong.channel.commands import Command, Hello, Reply, decode_entry, encode_command, encode_entry
-from wukong.channel.effects import Effect, NodeEnded, Propagate, SessionEnded, SessionStarted
+from wukong.channel.effects import Effect, NodeEnded, Propagate, SessionEnded, SessionStarted, WebhookAdded
 from wukong.channel.ids import slot_of
 from wukong.channel.machine import Outcome, apply_pack
 from wukong.channel.state import State, encode
@@ -68,6 +68,14 @@ class Log(Protocol):
     async def barrier(self, groups: Iterable[int], timeout_s: float) -> None: ...
 
 
+class Webhooks(Protocol):
+    """What the node tells the webhook sender, in a step of the log: it must not wait nor raise."""
+
+    def added(self, slot: int, kind: int) -> None: ...
+
+    def led(self, slot: int, here: bool) -> None: ...
+
+
 class Node:
     """A replica of all slots. Single-threaded: everything runs on the loop that called `open`.
 
@@ -108,6 +116,7 @@ class Node:
         self._in_flight_bytes = 0
         self._live = False
         self._log: Log | None = None
+        self.webhooks: Webhooks | None = None
         self._forward = forward
         self._on_break = on_break
         self._head_limit = head_limit
@@ -208,6 +217,10 @@ class Node:
     def state_of(self, routing_key: str) -> State:
         """The applied state of a key's slot. Read it only between awaits; reads are of this moment."""
         return self.states[slot_of(routing_key, self.slot_count)]
+
+    def leads(self, slot: int) -> bool:
+        """Whether this node leads a slot, as far as it knows."""
+        return self._leaders[slot] == self.node_id
 
     @property
     def is_live(self) -> bool:
@@ -492,6 +505,9 @@ class Node:
                 # Whoever asked for the change answers when its copies are applied, so it carries them.
                 if own:
                     self.copier.propagate(slot, effect)  # type: ignore[arg-type]
+            elif kind is WebhookAdded:
+                if self.webhooks is not None:
+                    self.webhooks.added(slot, effect.kind)  # type: ignore[union-attr]
             elif kind is NodeEnded:
                 if effect.node == self.node_id and effect.incarnation == self.incarnation:  # type: ignore[union-attr]
                     self._fenced = self._live
@@ -519,6 +535,8 @@ class Node:
             for pack, _ in self._forwarded.pop(group, ()):
                 self._forwarded_bytes -= len(pack)
         self._send_again(group)
+        if self.webhooks is not None:
+            self.webhooks.led(group, leader == self.node_id)
 
     def installed(self, group: int, index: int, term: int) -> None:
         """The rows of a slot are others now. Sessions here missed what was skipped; what is in flight may be part of

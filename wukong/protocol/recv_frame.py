@@ -13,7 +13,7 @@ from msgspec.structs import replace
 from wukong.protocol import jsonrpc
 from wukong.protocol.codec import BODY_LIMIT_BYTES, EncodeError, encode, encode_length, encode_recv_middle
 from wukong.protocol.crypto import BLOCK_BYTES, Cipher, padding_for, recv_sign_text, sealed_bytes
-from wukong.protocol.packets import SETTING_OLD_STREAM, SETTING_STREAM, PacketType, Recv
+from wukong.protocol.packets import SETTING_NO_ENCRYPT, SETTING_OLD_STREAM, SETTING_STREAM, PacketType, Recv
 
 VIEW_LIMIT_COUNT: Final = 64
 """Views kept per message. Beyond it a view is built and handed out, but not kept. Real messages have at most four."""
@@ -185,7 +185,9 @@ class _Layout:
         if body_bytes > BODY_LIMIT_BYTES:
             raise EncodeError(f"RECV body of {body_bytes} bytes is over the limit of {BODY_LIMIT_BYTES}")
         first_byte = PacketType.RECV << 4 | packet.flags
-        self.head = b"".join((bytes((first_byte,)), encode_length(body_bytes), bytes((packet.setting,)), _KEY_COUNT))
+        # The sender's payload may have come in clear; this one is sealed, and some clients go by the bit.
+        setting = packet.setting & ~SETTING_NO_ENCRYPT
+        self.head = b"".join((bytes((first_byte,)), encode_length(body_bytes), bytes((setting,)), _KEY_COUNT))
         padded = payload + padding_for(len(payload))
         self.first_block = int.from_bytes(padded[:BLOCK_BYTES], "big")
         self.rest = padded[BLOCK_BYTES:]

@@ -87,7 +87,7 @@ class StatusShape(msgspec.Struct, frozen=True):
     job: str
 
 
-class _SlotReport(msgspec.Struct, array_like=True, frozen=True):
+class SlotReport(msgspec.Struct, array_like=True, frozen=True):
     term: int
     commit: int
     applied: int
@@ -96,14 +96,15 @@ class _SlotReport(msgspec.Struct, array_like=True, frozen=True):
     match: list[tuple[int, int]]
 
 
-class _Report(msgspec.Struct, frozen=True):
+class Report(msgspec.Struct, frozen=True):
     """See Controller.report."""
 
     version: str
-    slots: list[_SlotReport]
+    slots: list[SlotReport]
     differ: list[str]
     snapshots: list[str]
     health: tuple[str, str]
+    uptime_s: int = 0
 
 
 class ClusterAdmin:
@@ -121,11 +122,7 @@ class ClusterAdmin:
 
     async def status(self) -> StatusShape:
         """As this node knows it, with what the others say within REPORT_TIMEOUT_S, or said up to ROUND_S ago."""
-        reports = {}
-        for node, value in (await self._reports()).items():
-            report = _read_report(value, self._groups.group_count)
-            if report is not None:
-                reports[node] = report
+        reports = await self.reports()
         table = self._table()
         slots = [self._slot(slot, reports) for slot in range(self._groups.group_count)]
         members: dict[int, list[Member]] = {}
@@ -152,6 +149,30 @@ class ClusterAdmin:
             self._controller.job(),
         )
 
+    async def reports(self) -> dict[int, Report]:
+        """What each node says of itself, as far as it came within REPORT_TIMEOUT_S, or up to ROUND_S ago."""
+        found = {}
+        for node, value in (await self._reports()).items():
+            report = _read_report(value, self._groups.group_count)
+            if report is not None:
+                found[node] = report
+        return found
+
+    @property
+    def node_id(self) -> int:
+        return self._controller.node_id
+
+    @property
+    def slot_count(self) -> int:
+        return self._groups.group_count
+
+    def last_index(self, slot: int) -> int:
+        """Of this node's log."""
+        return self._groups.last_index(slot)
+
+    def applied_index(self, slot: int) -> int:
+        return self._groups.applied_index(slot)
+
     async def _reports(self) -> dict[int, dict[str, Any]]:
         now = asyncio.get_running_loop().time()
         if self._round is None or now - self._round_at > ROUND_S:
@@ -160,7 +181,7 @@ class ClusterAdmin:
             self._round_at = now
         return await asyncio.shield(self._round)
 
-    def _slot(self, slot: int, reports: dict[int, _Report]) -> SlotShape:
+    def _slot(self, slot: int, reports: dict[int, Report]) -> SlotShape:
         groups = self._groups
         leader = groups.leader(slot)
         report = reports.get(leader) if leader is not None else None
@@ -182,7 +203,7 @@ class ClusterAdmin:
         found: list[Member],
         slots: list[SlotShape],
         lag: int,
-        report: _Report | None,
+        report: Report | None,
     ) -> NodeShape:
         facts = self._controller.peers.facts.get(node)
         told = row or facts
@@ -306,7 +327,7 @@ class ClusterAdmin:
         self._round = None
 
 
-def _lags(slots: list[SlotShape], reports: dict[int, _Report]) -> Counter[int]:
+def _lags(slots: list[SlotShape], reports: dict[int, Report]) -> Counter[int]:
     """node -> entries it lacks, over the slots whose leader reported."""
     lags: Counter[int] = Counter()
     for slot in slots:
@@ -332,10 +353,10 @@ def _state(row: NodeRow | None, found: list[Member], slot_count: int) -> str:
     return "voter" if all(member.voter for member in right) else "learner"
 
 
-def _read_report(value: dict[str, Any], slot_count: int) -> _Report | None:
+def _read_report(value: dict[str, Any], slot_count: int) -> Report | None:
     """None for one of another version that cannot be read, or of another number of slots."""
     try:
-        report = msgspec.convert(value, _Report, strict=False)
+        report = msgspec.convert(value, Report, strict=False)
     except (msgspec.ValidationError, ValueError):
         return None
     return report if len(report.slots) == slot_count else None

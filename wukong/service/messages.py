@@ -82,6 +82,13 @@ def fnv1a_64(data: bytes) -> int:
     return value
 
 
+def without_suffix(channel_id: str, channel_type: int, suffix: str) -> tuple[str, bool]:
+    """The channel's own id, and whether the id named its commands. A person may be called like that."""
+    if channel_type in (PERSON, AGENT) or not channel_id.endswith(suffix):
+        return channel_id, False
+    return channel_id.removesuffix(suffix), True
+
+
 class Messages:
     def __init__(self, replica: Replica) -> None:
         self._replica = replica
@@ -90,7 +97,7 @@ class Messages:
         """The log that a user means by a channel id. The command suffix names the commands, but a person may be called
         like that; an agent channel may be given by the agent or as stored. Raises RequestRefused for an id that is too
         long."""
-        plain, is_cmd = self._without_suffix(channel_id, channel_type)
+        plain, is_cmd = without_suffix(channel_id, channel_type, self._replica.settings.cmd_suffix)
         if channel_type == AGENT and "@" in plain:
             channel = ChannelId(AGENT, plain)
         else:
@@ -100,14 +107,8 @@ class Messages:
 
     def stored(self, channel_id: str, channel_type: int) -> Twin:
         """The log of a channel given by its stored id; the command suffix as in `named`."""
-        plain, is_cmd = self._without_suffix(channel_id, channel_type)
+        plain, is_cmd = without_suffix(channel_id, channel_type, self._replica.settings.cmd_suffix)
         return Twin(ChannelId(channel_type, check_id(plain)), is_cmd)
-
-    def _without_suffix(self, channel_id: str, channel_type: int) -> tuple[str, bool]:
-        suffix = self._replica.settings.cmd_suffix
-        if channel_type in (PERSON, AGENT) or not channel_id.endswith(suffix):
-            return channel_id, False
-        return channel_id.removesuffix(suffix), True
 
     async def _exists(self, channel: ChannelId) -> bool:
         # Behind a barrier: which log a message goes to must not depend on how far this node has applied.

@@ -6,6 +6,7 @@ Here stored channels get the ids under which the outside knows them.
 import msgspec
 
 from wukong.channel.effects import Message
+from wukong.channel.events import MAIN_LANE, OPEN, Content, EventMeta
 from wukong.channel.ids import PERSON, ChannelId
 from wukong.channel.state import Settings
 
@@ -26,6 +27,32 @@ _HEADERS = [
 ]
 
 
+class LaneShape(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
+    event_key: str
+    status: str
+    last_msg_event_seq: int = 0
+    snapshot: msgspec.Raw | None = None
+    end_reason: int = 0
+    error: str = ""
+
+
+class EventMetaShape(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
+    """completed: after stream.finish. Empty and zero members are left out (http-api.md 10.3)."""
+
+    has_events: bool
+    completed: bool
+    event_version: int = 0
+    last_msg_event_seq: int = 0
+    event_count: int = 0
+    open_event_count: int = 0
+    events: list[LaneShape] = []
+
+
+class EventSyncHint(msgspec.Struct, frozen=True, gc=False):
+    client_msg_no: str
+    from_msg_event_seq: int = 0
+
+
 class MessageShape(msgspec.Struct, frozen=True, gc=False):
     """timestamp in seconds, expire in seconds; payload becomes base64."""
 
@@ -42,6 +69,12 @@ class MessageShape(msgspec.Struct, frozen=True, gc=False):
     expire: int
     timestamp: int
     payload: bytes
+    event_meta: EventMetaShape | msgspec.UnsetType = msgspec.UNSET
+    event_sync_hint: EventSyncHint | msgspec.UnsetType = msgspec.UNSET
+    stream_data: bytes | msgspec.UnsetType = msgspec.UNSET
+    end: int | msgspec.UnsetType = msgspec.UNSET
+    end_reason: int | msgspec.UnsetType = msgspec.UNSET
+    error: str | msgspec.UnsetType = msgspec.UNSET
 
 
 class ConversationShape(msgspec.Struct, frozen=True, gc=False):
@@ -57,6 +90,61 @@ class ConversationShape(msgspec.Struct, frozen=True, gc=False):
     readed_to_msg_seq: int
     version: int
     recents: list[MessageShape]
+
+
+class RecentsShape(msgspec.Struct, frozen=True, gc=False):
+    """Messages of a stored channel and the newest seq that the asking user sent there. messages: null for none."""
+
+    channel_id: str
+    channel_type: int
+    messages: list[MessageShape] | None
+    user_last_msg_seq: int
+
+
+def content_json(content: Content) -> bytes:
+    """A snapshot as it is shown: a text with what else its snapshot had, or the JSON that was sent."""
+    if not content.is_text:
+        return content.data
+    shown = msgspec.json.decode(content.shape) if content.shape else {"kind": "text"}
+    return msgspec.json.encode({**shown, "text": content.data.decode()})
+
+
+def with_events(shape: MessageShape, meta: EventMeta | None, *, snapshots: bool = True) -> MessageShape:
+    """The message with its lanes, snapshots: and their contents; and with the fields of an older form that show the
+    main one."""
+    lanes = [] if meta is None else meta.lanes
+    seq = 0 if meta is None else meta.seq
+    events = [
+        LaneShape(
+            view.key,
+            view.lane.status,
+            view.lane.seq,
+            msgspec.Raw(content_json(view.content)) if snapshots and view.content else None,
+            view.lane.end_reason,
+            view.lane.error,
+        )
+        for view in lanes
+    ]
+    shown = EventMetaShape(
+        meta is not None,
+        meta is not None and meta.finished,
+        seq,
+        seq,
+        len(lanes),
+        sum(view.lane.status == OPEN for view in lanes),
+        events,
+    )
+    main = next((view for view in lanes if view.key == MAIN_LANE), None)
+    text = main.content.data if main is not None and main.content is not None and main.content.is_text else b""
+    return msgspec.structs.replace(
+        shape,
+        event_meta=shown,
+        event_sync_hint=EventSyncHint(shape.client_msg_no),
+        stream_data=text or msgspec.UNSET,
+        end=1 if main is not None and main.lane.ended else msgspec.UNSET,
+        end_reason=(main.lane.end_reason if main is not None else 0) or msgspec.UNSET,
+        error=(main.lane.error if main is not None else "") or msgspec.UNSET,
+    )
 
 
 def shape_message(channel: ChannelId, message: Message, settings: Settings, *, is_cmd: bool = False) -> MessageShape:

@@ -1,9 +1,12 @@
 """All use cases over one replica, for whoever serves them: HTTP API, console, extensions of the client port."""
 
 from wukong.node.node import Node
+from wukong.service.browse import Browse
 from wukong.service.channels import Channels
 from wukong.service.command_sync import CommandSync
 from wukong.service.conversations import Conversations
+from wukong.service.events import Events
+from wukong.service.imports import Imports
 from wukong.service.messages import Messages
 from wukong.service.overview import Overview
 from wukong.service.replica import DEFAULT_TIMEOUT_MS, Replica
@@ -24,7 +27,10 @@ class UseCases:
         self.replica = Replica(node, timeout_ms=timeout_ms)
         self.channels = Channels(self.replica)
         self.messages = Messages(self.replica)
+        self.events = Events(self.replica)
         self.command_sync = CommandSync(self.replica)
         self.conversations = Conversations(self.replica, user_max_count=conversation_max_count)
         self.users = Users(self.replica)
+        self.imports = Imports(self.replica)
+        self.browse = Browse(self.replica)
         self.overview = overview

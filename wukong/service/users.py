@@ -2,8 +2,8 @@
 
 from typing import NamedTuple
 
-from wukong.channel.commands import OP_ADD, OP_REMOVE, QuitDevices, SetToken, UpdateSystemUids
-from wukong.channel.copies import system_uids
+from wukong.channel.commands import OP_ADD, OP_REMOVE, OP_SET, QuitDevices, SetToken, UpdateSystemUids
+from wukong.channel.copies import datasource_uids, system_uids
 from wukong.channel.presence import sessions_of
 from wukong.errors import RequestRefused
 from wukong.limits import KIB, MIB
@@ -83,6 +83,18 @@ class Users:
         # Also for nobody: an earlier request may have removed them, and its copies may be under way.
         present = [uid for uid in await self.system_uids() if uid in gone]
         await self._replica.change_slot(_SYSTEM_SLOT, UpdateSystemUids(OP_REMOVE, present))
+
+    async def name_system_uids(self, uids: list[str]) -> bool:
+        """Make these system accounts in the place of those that the datasource named before; those added over the API
+        stay. Returns whether anything had to be changed. Raises RequestRefused for more than the limits allow."""
+        wanted = await distinct(uids)
+        if _bytes(wanted) > COMMAND_IDS_BYTES:
+            raise RequestRefused(f"too many system accounts; the limit is {COMMAND_IDS_BYTES // KIB} KiB of uids")
+        await self._replica.catch_up_slot(_SYSTEM_SLOT)
+        if set(wanted) == set(datasource_uids(self._replica.slot_now(_SYSTEM_SLOT))):
+            return False
+        await self._replica.change_slot(_SYSTEM_SLOT, UpdateSystemUids(OP_SET, wanted, True))
+        return True
 
 
 def _bytes(uids: list[str]) -> int:

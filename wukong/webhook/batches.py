@@ -1,0 +1,209 @@
+"""Events that go as arrays: msg.notify and user.onlinestatus.
+
+A request holds what several slots have, and the slots of a request are not read on before it is taken: so of one slot,
+hence of one channel or user, there are never two requests at once, and their order is that of the log.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable
+from typing import NamedTuple
+
+from wukong.channel import webhooks
+from wukong.channel.state import State
+from wukong.channel.webhooks import Record
+from wukong.limits import MIB
+from wukong.webhook.cursors import Replica
+from wukong.webhook.delivery import Courier
+from wukong.webhook.payloads import array
+
+log = logging.getLogger(__name__)
+
+# Of one lane on one node. A slow back end slows its events down, not more.
+REQUESTS = 8
+# A request is closed at this size; an event that is larger goes alone.
+REQUEST_BYTES = MIB
+# How often what has come meanwhile is looked at while events wait for others.
+_LOOK_S = 0.02
+_READ_RECORDS = 20
+
+
+class _Place:
+    """Where a lane is in a slot that is led here. read: id of the last record read; done: everything up to it is
+    delivered or was not for this lane."""
+
+    __slots__ = ("done", "read", "task")
+
+    def __init__(self) -> None:
+        self.read = 0
+        self.done = 0
+        self.task: asyncio.Task[None] | None = None
+
+
+class _Item(NamedTuple):
+    slot: int
+    number: int
+    parts: list[bytes]
+
+
+class Batches:
+    """One kind's events for one back end.
+
+    items_of: what a record gives to the array; empty for one that is not for this back end or is gone.
+    moved: called with a slot and the position up to which it needs nothing more.
+    count_limit, interval_s: a request goes with so many events, or so long after the first one.
+    """
+
+    def __init__(
+        self,
+        *,
+        kind: int,
+        event: str,
+        replica: Replica,
+        courier: Courier,
+        items_of: Callable[[State, Record], list[bytes]],
+        moved: Callable[[int, int], None],
+        count_limit: int,
+        interval_s: float,
+    ) -> None:
+        self.kind = kind
+        self._event = event
+        self._replica = replica
+        self._courier = courier
+        self._items_of = items_of
+        self._moved = moved
+        self._count_limit = count_limit
+        self._interval_s = interval_s
+        self._places: dict[int, _Place] = {}
+        self._ready: dict[int, None] = {}
+        self._wake = asyncio.Event()
+        self._waiting: list[_Item] = []
+        self._waiting_count = self._waiting_bytes = 0
+        self._deadline = 0.0
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    # -- slots --
+
+    def start(self, slot: int) -> None:
+        """The slot is led here now: what is pending there is this node's to deliver."""
+        if slot not in self._places:
+            self._places[slot] = _Place()
+            self.added(slot)
+
+    def stop(self, slot: int) -> None:
+        """It is not any more. A request under way is given up, with what other slots have in it."""
+        place = self._places.pop(slot, None)
+        self._ready.pop(slot, None)
+        if place is not None and place.task is not None:
+            place.task.cancel()
+        self._waiting = [item for item in self._waiting if item.slot != slot]
+        self._count()
+
+    def added(self, slot: int) -> None:
+        if slot in self._places:
+            self._ready[slot] = None
+            self._wake.set()
+
+    def position(self, slot: int) -> int:
+        place = self._places.get(slot)
+        return 0 if place is None else place.done
+
+    # -- work --
+
+    async def run(self) -> None:
+        """Until cancelled; requests under way end with it."""
+        try:
+            while True:
+                if self._waiting and len(self._tasks) < REQUESTS:
+                    await asyncio.sleep(min(_LOOK_S, self._interval_s))
+                else:
+                    await self._wake.wait()
+                self._wake.clear()
+                while len(self._tasks) < REQUESTS and await self._fill():
+                    self._launch()
+        finally:
+            for task in self._tasks:
+                task.cancel()
+            await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def _fill(self) -> bool:
+        """Read what is pending. Whether a request is to go."""
+        now = asyncio.get_running_loop().time()
+        for slot in list(self._ready):
+            while not self._is_full:
+                if not self._read(slot):
+                    break
+                await asyncio.sleep(0)
+        if not self._waiting:
+            self._deadline = 0.0
+            return False
+        self._deadline = self._deadline or now + self._interval_s
+        return self._is_full or now >= self._deadline
+
+    @property
+    def _is_full(self) -> bool:
+        return self._waiting_count >= self._count_limit or self._waiting_bytes >= REQUEST_BYTES
+
+    def _read(self, slot: int) -> bool:
+        """Read on in a slot; whether there may be more."""
+        place = self._places.get(slot)
+        if place is None or place.task is not None:
+            return False
+        state = self._replica.states[slot]
+        limit = min(_READ_RECORDS, max(1, self._count_limit - self._waiting_count))
+        records = webhooks.pending(state, self.kind, after=place.read, limit=limit)
+        held = place.done < place.read
+        for record in records:
+            parts = self._items_of(state, record)
+            place.read = record.id
+            if parts:
+                held = True
+                self._waiting.append(_Item(slot, record.id, parts))
+        self._count()
+        if not held and place.done < place.read:
+            place.done = place.read
+            self._moved(slot, place.done)
+        if len(records) < limit:
+            self._ready.pop(slot, None)
+            return False
+        return True
+
+    def _count(self) -> None:
+        self._waiting_count = sum(len(item.parts) for item in self._waiting)
+        self._waiting_bytes = sum(len(part) for item in self._waiting for part in item.parts)
+
+    def _launch(self) -> None:
+        batch, self._waiting, self._deadline = self._waiting, [], 0.0
+        self._count()
+        places = {item.slot: self._places[item.slot] for item in batch}
+        task = asyncio.get_running_loop().create_task(self._send(batch, places), name=f"webhook {self._event}")
+        self._tasks.add(task)
+        for place in places.values():
+            place.task = task
+        task.add_done_callback(lambda done: self._ended(done, places))
+
+    async def _send(self, batch: list[_Item], places: dict[int, _Place]) -> None:
+        last = {item.slot: item.number for item in batch}
+
+        def wanted() -> bool:
+            return any(webhooks.cursor(self._replica.states[slot], self.kind) < last[slot] for slot in last)
+
+        body = array(part for item in batch for part in item.parts)
+        count = sum(len(item.parts) for item in batch)
+        records = [(item.slot, item.number) for item in batch]
+        await self._courier.deliver(self._event, records, body, count=count, wanted=wanted)
+        for slot, place in places.items():
+            place.done = place.read
+            if self._places.get(slot) is place:
+                self._moved(slot, place.done)
+
+    def _ended(self, task: asyncio.Task[None], places: dict[int, _Place]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("a webhook request failed", exc_info=error)
+        for slot, place in places.items():
+            place.task = None
+            place.read = place.done  # what was not delivered is read again
+            if self._places.get(slot) is place:
+                self._ready[slot] = None
+        self._wake.set()
