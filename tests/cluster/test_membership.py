@@ -198,7 +198,7 @@ def test_what_is_left_to_do_is_said_in_one_line() -> None:
         "node 2 has a new disk: 2 of 2 slots name the old one; "
         "node 3 is joining: no voter yet in 2 of 2 slots, learning 1; "
         "node 4 is awaited: it has not connected yet; "
-        "node 5 is leaving: still in 1 of 2 slots (not connected)"
+        "node 5 is leaving: still in 1 of 2 slots, waits until nodes 2, 3, 4 vote (not connected)"
     )
     assert outstanding([voters(1, 2, 3)], rows(1, 2, 3), {1}) == ""
 

@@ -30,6 +30,8 @@ from wukong.cluster.watch import Watch, WatchOptions
 log = logging.getLogger(__name__)
 
 TICK_S = 0.2
+FAULT_PAUSE_S = 10.0
+"""A part that goes on failing is told so often."""
 PROGRESS_S = 1.0
 _WELL_HOLDS_S = 5.0
 
@@ -88,6 +90,7 @@ class Controller:
         self._table: dict[int, NodeRow] = {}
         self._task: asyncio.Task[None] | None = None
         self._told_at = -math.inf
+        self._failed_at: dict[str, float] = {}
         self._is_leaving = False
         self._commits: dict[int, int] = {}  # slot -> commit index that another node told
         self._well: dict[int, tuple[float, float]] = {}  # node -> since when it says that it is well, and when last
@@ -173,7 +176,10 @@ class Controller:
             try:
                 part()
             except Exception:
-                log.exception("the control of the cluster failed in %s", part.__qualname__)
+                now, name = self._clock.monotonic(), part.__qualname__
+                if now - self._failed_at.get(name, -math.inf) >= FAULT_PAUSE_S:
+                    self._failed_at[name] = now
+                    log.exception("the control of the cluster failed in %s", name)
 
     def _look_at_table(self) -> None:
         table = self.membership.table()

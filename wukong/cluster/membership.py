@@ -111,12 +111,22 @@ def outstanding(
 ) -> str:
     """One line that says what is still to do, for people; empty when table and members agree. members: per group."""
     parts = []
+    # `plan` takes nobody out before those who are wanted vote.
+    first = [
+        node
+        for node, row in sorted(table.items())
+        if not row.leaving
+        and not all(any(each.voter and each[:2] == (node, row.disk) for each in group) for group in members)
+    ]
+    named = ", ".join(map(str, first))
+    waits = f", waits until node{'s' if len(first) > 1 else ''} {named} vote{'' if len(first) > 1 else 's'}"
+    waits = waits if first else ""
     for node, row in sorted(table.items()):
         found = [member for group in members for member in group if member.node == node]
         there = "" if node in connected else " (not connected)"
         if row.leaving:
             gone = "out of all slots, to be forgotten" if there else "out of all slots: stop it"
-            left = f"still in {len(found)} of {len(members)} slots" if found else gone
+            left = f"still in {len(found)} of {len(members)} slots{waits}" if found else gone
             parts.append(f"node {node} is leaving: {left}{there}")
         elif not row.disk:
             parts.append(f"node {node} is awaited: it has not connected yet")

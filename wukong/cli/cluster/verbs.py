@@ -208,7 +208,12 @@ def remove(
             async with _client(api, token) as client:
                 return await client.status()
 
-        voters = run(look(), as_json=as_json).voters() - {node}
+        found = run(look(), as_json=as_json)
+        voters = found.voters() - {node}
+        if found.node == node and (others := [each.api_url for each in found.nodes if each.id != node]):
+            named = ", ".join(filter(None, others)) or "http://..."
+            warn(f"node {node} does not hear of its own end: give --api of another node ({named})")
+            raise typer.Exit(EXIT_USAGE)
         _confirm(
             f"Remove node {node}? {len(voters)} will vote; that survives the loss of {losses_survived(len(voters))}.",
             as_json,
