@@ -156,6 +156,7 @@ class Wire:
                 self.to_server("closed")
             else:
                 late = self.world.scheduler.now + self.world.rng.uniform(0.2, 4.0)
+                self.world.notice_by(late)
                 self.world.scheduler.at(late, self._there, "closed", None, loop=self.server.loop)
 
 

@@ -356,7 +356,9 @@ class Faults:
 
     def _change(self, server: "Server", slot: int, change: Change) -> None:
         assert server.runtime is not None
-        if server.runtime.is_leader(slot) and server.runtime.change_members(slot, change):
+        # The process may have stood still meanwhile, and another one lost its disk.
+        complete = self.world.members_complete()
+        if complete and server.runtime.is_leader(slot) and server.runtime.change_members(slot, change):
             self.world.counts["members changed by hand"] += 1
 
     def disk_lost(self) -> bool:

@@ -157,6 +157,7 @@ class World:
         self.backends += [Reader(self, number) for number in range(100, 102)]
         self.hot = ""
         self.gate_closed = False
+        self.noticed_at = 0.0
         self.wires: dict[int, Any] = {}
         self.posts: list[Post] = []
         self.all_posts: list[Post] = []
@@ -340,6 +341,7 @@ class World:
         for wire in list(self.wires.values()):
             if wire.server is server:
                 wait_s = self.rng.uniform(0.0005, 0.01) if told else self.rng.uniform(0.3, 3.0)
+                self.notice_by(self.scheduler.now + wait_s)
                 self.scheduler.at(self.scheduler.now + wait_s, wire.lost, loop=self.people)
 
     def stop_in_order(self, node: int) -> None:
@@ -489,7 +491,7 @@ class World:
             return
         if not self.run_until("every node is a voter again", SERVE_BOUND_S, self.members_complete):
             return
-        self.scheduler.run(self.scheduler.now + 1.0)
+        self.scheduler.run(max(self.scheduler.now + 1.0, self.noticed_at + 0.5))
         self.gate_closed = True
         for device in self.devices:
             device.wants_online = True
@@ -506,6 +508,10 @@ class World:
         self.judge_clients()
         self.judge_presence()
         self.forget()
+
+    def notice_by(self, at: float) -> None:
+        """A client or a server takes the other one for connected until then. Nobody is judged for it."""
+        self.noticed_at = max(self.noticed_at, at)
 
     def _all_settled(self) -> bool:
         return all(device.is_settled for device in self.devices) and not any(backend.busy for backend in self.backends)
