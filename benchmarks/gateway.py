@@ -75,7 +75,7 @@ class Answering:
     def logout(self, number: int, uid: str) -> None:
         pass
 
-    def send(self, number: int, uid: str, packet: Send) -> None:
+    def send(self, number: int, uid: str, packet: Send, received_at: float) -> None:
         if not self._waiting:
             asyncio.get_running_loop().call_soon(self._answer)
         self._waiting.append((number, packet))

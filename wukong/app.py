@@ -24,6 +24,7 @@ import uvloop
 
 from wukong import __version__
 from wukong.api.auth import Logins, signing_key
+from wukong.api.backup import BackupRoutes
 from wukong.api.manager import build_manager_app
 from wukong.api.metrics import COUNTER, GAUGE, Figure, registry_of
 from wukong.api.server import ApiOptions, ApiServer, build_app
@@ -43,6 +44,8 @@ from wukong.cluster.mesh import Mesh
 from wukong.cluster.watch import WatchOptions
 from wukong.config import CMD_SUFFIX, SYSTEM_UID, WEBHOOK_EVENTS, Address, Config, cluster_settings
 from wukong.config.keys import ManagerConfig
+from wukong.console.feed import Feed, NodeFigures
+from wukong.console.server import ConsoleServer, Tokens
 from wukong.dispatch.dispatcher import Dispatcher
 from wukong.dispatch.retry import RetryPolicy
 from wukong.errors import ListenError, Unavailable, WukongError
@@ -57,8 +60,10 @@ from wukong.raft.config import RaftConfig
 from wukong.raft.log import FIRST_INDEX, Member
 from wukong.raft.runtime import Runtime
 from wukong.raft.wal import Wal
+from wukong.service.backup import BackupOptions, Backups
 from wukong.service.cluster import ClusterAdmin
 from wukong.service.datasource import Datasource
+from wukong.service.history import History, Reading
 from wukong.service.other_nodes import OtherNodes
 from wukong.service.overview import Overview
 from wukong.service.replica import Replica
@@ -101,6 +106,8 @@ class Server:
         self.config = config
         self.clock = clock or SystemClock()
         self.loop_lag_ms = 0.0
+        self._started_s = self.clock.monotonic()
+        self._worst_loop_lag_ms = 0.0
         self.gateway: ClientGateway | None = None
         self.webhooks: Sender | None = None
         self._api: ApiServer | None = None
@@ -507,13 +514,25 @@ class Server:
         self._parts.push_async_callback(nodes.stop)
         logins = await self._logins()
         options = self._api_options()
-        server = ApiServer(build_app(use_cases, options, cluster=admin, nodes=nodes, logins=logins))
+        backups = BackupRoutes(self._backups(controller.cluster)).routes()
+        server = ApiServer(
+            build_app(use_cases, options, cluster=admin, nodes=nodes, logins=logins, more_routes=backups)
+        )
         with _listening("httpAddr", config.http_addr):
             self.http_port = await server.start(config.http_addr.host, config.http_addr.port)
         self._api = server
+        history = self._make_history(use_cases)
         if config.manager.on:
             registry = registry_of(options.figures)
-            app = build_manager_app(use_cases, options, cluster=admin, nodes=nodes, logins=logins, registry=registry)
+            app = build_manager_app(
+                use_cases,
+                options,
+                cluster=admin,
+                nodes=nodes,
+                logins=logins,
+                registry=registry,
+                history=history,
+            )
             await self._start_manager(ApiServer(app), config.manager.addr)
         if config.datasource.addr:
             datasource = Datasource(
@@ -524,7 +543,7 @@ class Server:
             )
             asking = asyncio.get_running_loop().create_task(datasource.run(), name="datasource")
             self._parts.push_async_callback(_cancel, asking)
-        for work in (self._retry_unacknowledged(), self._sample_loop_lag(controller)):
+        for work in (self._retry_unacknowledged(), self._sample_loop_lag(controller), history.run()):
             task = asyncio.get_running_loop().create_task(work)
             self._parts.push_async_callback(_cancel, task)
 
@@ -563,6 +582,19 @@ class Server:
         self.node.webhooks = sender
         sender.start()
 
+    def _backups(self, cluster: int) -> Backups:
+        backups = Backups(
+            node=self.node,
+            store=self.store,
+            logs=self._wal.logs,
+            cluster=cluster,
+            version=__version__,
+            clock=self.clock,
+            options=BackupOptions(bytes_per_s=self.config.wukong.snapshot_bytes_per_second),
+        )
+        self._parts.callback(backups.stop)
+        return backups
+
     async def _logins(self) -> Logins:
         config = self.config
         key = await asyncio.to_thread(signing_key, config.jwt.secret, config.cluster.secret, config.data_dir)
@@ -572,6 +604,39 @@ class Server:
             issuer=config.jwt.issuer,
             expire_ms=config.jwt.expire_ms,
             clock=self.clock,
+        )
+
+    def _console(self, use_cases: UseCases, admin: ClusterAdmin, nodes: OtherNodes, logins: Logins) -> ConsoleServer:
+        config = self.config
+        return ConsoleServer(
+            use_cases,
+            tokens=Tokens(config.manager_token, config.manager.readonly_token),
+            account=logins.account,
+            feed=Feed(own=self._console_figures, cluster=admin, nodes=nodes, clock=self.clock),
+            clock=self.clock,
+        )
+
+    def _console_figures(self) -> NodeFigures:
+        gateway, sender = self.gateway, self.webhooks
+        assert gateway is not None and sender is not None
+        totals = sender.totals
+        return NodeFigures(
+            version=__version__,
+            uptime_s=int(self.clock.monotonic() - self._started_s),
+            sessions=len(self.registry),
+            connections=gateway.connections,
+            sends=gateway.counters.in_messages,
+            recvs=self.dispatcher.pushed,
+            log_bytes=self._wal.size_bytes,
+            webhook_on=self.config.webhook.on,
+            webhook_records=sender.backlog_records(),
+            webhook_bytes=sender.backlog_bytes(),
+            webhook_oldest_s=round(sender.oldest_s(), 1),
+            webhook_delivered=dict(totals.delivered),
+            webhook_retried=dict(totals.retried),
+            webhook_dropped=dict(totals.dropped),
+            webhook_error=totals.last_error,
+            webhook_error_ms=totals.last_error_ms,
         )
 
     async def _start_manager(self, server: ApiServer, addr: Address) -> None:
@@ -624,6 +689,27 @@ class Server:
             figures=tuple(self._figures()),
         )
 
+    def _make_history(self, use_cases: UseCases) -> History:
+        probes = self.dispatcher.probes
+        latencies = {"ack": probes.send_s, "recv": probes.delivery_s, "fsync": self.runtime.write_s}
+
+        def read() -> Reading:
+            assert self.gateway is not None
+            assert self.controller is not None
+            assert self.webhooks is not None
+            counters = self.gateway.counters
+            worst_ms, self._worst_loop_lag_ms = self._worst_loop_lag_ms, 0.0
+            return Reading(
+                sends=counters.in_messages + use_cases.messages.sent,
+                recvs=counters.out_messages,
+                sessions=len(self.registry),
+                lag_entries=self.controller.lag_entries,
+                loop_lag_ms=worst_ms,
+                webhook_backlog=self.webhooks.backlog_records(),
+            )
+
+        return History(read, latencies, self.clock)
+
     def _why_unhealthy(self) -> str:
         if self.fatal.done():
             return "the log or the disk failed; the node is stopping"
@@ -642,6 +728,7 @@ class Server:
         yield Figure("wukong_commands_applied", "Commands applied.", COUNTER, lambda: node.applied_commands)
         yield Figure("wukong_commands_in_flight", "Commands proposed, not applied yet.", GAUGE, lambda: node.in_flight)
         yield Figure("wukong_pushes", "RECVs handed to sessions.", COUNTER, lambda: dispatcher.pushed)
+        yield Figure("wukong_event_pushes", "EVENTs handed to sessions.", COUNTER, lambda: dispatcher.events_pushed)
         yield Figure("wukong_pushes_repeated", "RECVs repeated without a RECVACK.", COUNTER, lambda: dispatcher.retried)
         yield Figure(
             "wukong_retries_dropped", "Retries lost at the limit.", COUNTER, lambda: dispatcher.retries_dropped
@@ -715,6 +802,7 @@ class Server:
             due = loop.time() + LAG_SAMPLE_S
             await asyncio.sleep(LAG_SAMPLE_S)
             self.loop_lag_ms = max(0.0, (loop.time() - due) * 1000)
+            self._worst_loop_lag_ms = max(self._worst_loop_lag_ms, self.loop_lag_ms)
             if self.gateway is not None:
                 self.gateway.refuse_new(self._stopping is not None or not controller.health.serving)
 

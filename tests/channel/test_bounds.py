@@ -1,5 +1,6 @@
 """Values that no row has room for: answered with reason 15, everything at the limit is done."""
 
+import msgspec
 import pytest
 
 from tests.channel.slot import Slot
@@ -7,6 +8,7 @@ from tests.channel.world import START_MS
 from wukong.channel.bounds import FITS
 from wukong.channel.commands import (
     AdvanceCommands,
+    AdvanceWebhooks,
     Append,
     CloseSession,
     Command,
@@ -14,6 +16,11 @@ from wukong.channel.commands import (
     DropNode,
     ForgetNode,
     ForgetOutbox,
+    FreezeOffline,
+    ImportChats,
+    ImportedChat,
+    ImportMembers,
+    ImportMessages,
     NodeGone,
     NodeRow,
     OpenSession,
@@ -35,8 +42,10 @@ from wukong.channel.commands import (
     UpdateSystemUids,
 )
 from wukong.channel.copies import COPY_PAIR, COPY_SETTINGS, COPY_SYSTEM_UIDS, COPY_USER
+from wukong.channel.effects import Message
 from wukong.channel.ids import ChannelId
 from wukong.channel.machine import _RULES
+from wukong.channel.messages import LAST_MS, SNOWFLAKE_EPOCH_MS
 from wukong.channel.state import Settings, encode
 
 OUT_OF_BOUNDS = Reply(15)
@@ -51,6 +60,11 @@ LONG = "y" * 32_768
 LONGEST = "用" * 10_922  # 32,766 bytes
 PAIR = f"{LONGEST}@{LONGEST}"
 GOOD_PAIR = ["a@b", "a", ""]
+GOOD_MESSAGE = Message(1 << 40, 1, 0, 0, "a", "n", 1_600_000_000, b"")
+LARGEST_ID = (LAST_MS - SNOWFLAKE_EPOCH_MS) << 22
+LARGEST_MESSAGE = Message(
+    LARGEST_ID, 1, 14, 255, LONGEST, LONGEST, LAST_MS // 1000, b"x" * 40_000, (1 << 32) - 1, LONGEST
+)
 
 
 @pytest.mark.parametrize(
@@ -98,6 +112,16 @@ GOOD_PAIR = ["a@b", "a", ""]
         PutSettings(encode(Settings(idempotency_retention_ms=-1))),
         PutSettings(encode(Settings(idempotency_retention_ms=3_650 * 24 * 3_600_000 + 1))),
         PutSettings(encode(Settings(no_persist_idempotency_retention_ms=1 << 62))),
+        PutSettings(encode(Settings(webhook_backlog_bytes=-1))),
+        PutSettings(encode(Settings(webhook_backlog_bytes=1 << 63))),
+        AdvanceWebhooks(0, 1),
+        AdvanceWebhooks(3, 1),
+        AdvanceWebhooks(1, -1),
+        AdvanceWebhooks(1, 1 << 63),
+        FreezeOffline([0], []),
+        FreezeOffline([1 << 63], []),
+        FreezeOffline([1], [LONG]),
+        FreezeOffline([1] * 1_001, []),
         UpdateSystemUids(2, ["a"]),
         UpdateSystemUids(0, ["a"], True),
         UpdateSystemUids(0, [LONG]),
@@ -131,6 +155,33 @@ GOOD_PAIR = ["a@b", "a", ""]
         DropNode(1_024),
         ForgetNode(0),
         ForgetNode(1_024),
+        ImportMessages(CHANNEL, False, []),
+        ImportMessages(ChannelId(256, "g"), False, [GOOD_MESSAGE]),
+        *(
+            ImportMessages(CHANNEL, False, [msgspec.structs.replace(GOOD_MESSAGE, **{name: value})])
+            for name, value in [
+                ("message_id", 0),
+                ("message_id", 1 << 63),
+                ("message_id", ((LAST_MS - SNOWFLAKE_EPOCH_MS) << 22) + 1),
+                ("message_seq", 0),
+                ("message_seq", 1 << 63),
+                ("flags", 1),
+                ("flags", 16),
+                ("setting", 256),
+                ("from_uid", LONG),
+                ("client_msg_no", LONG),
+                ("topic", LONG),
+                ("timestamp", -1),
+                ("timestamp", LAST_MS // 1000 + 1),
+                ("expire", 1 << 32),
+                ("recipients", []),
+            ]
+        ),
+        ImportMessages(CHANNEL, False, [GOOD_MESSAGE, GOOD_MESSAGE]),
+        ImportMembers(CHANNEL, ["a", LONG]),
+        ImportChats(CHANNEL, [ImportedChat(LONG, 1)]),
+        ImportChats(CHANNEL, [ImportedChat("a", -1)]),
+        ImportChats(CHANNEL, [ImportedChat("a", 1, 1 << 63)]),
     ],
 )
 def test_a_command_out_of_bounds_is_answered_with_reason_15_and_changes_nothing(command: Command) -> None:
@@ -169,6 +220,13 @@ def test_a_command_out_of_bounds_is_answered_with_reason_15_and_changes_nothing(
         PutNode(1_023, NodeRow("用" * 341, (1 << 64) - 1, "y" * 1_024, True)),
         DropNode(1_023),
         ForgetNode(1),
+        ImportMessages(CHANNEL, True, [LARGEST_MESSAGE]),
+        ImportMembers(ChannelId(255, PAIR), [LONGEST, "", " "]),
+        ImportChats(
+            ChannelId(1, "no pair"), [ImportedChat(LONGEST, (1 << 63) - 1, (1 << 63) - 1), ImportedChat("", 0)]
+        ),
+        AdvanceWebhooks(4, (1 << 63) - 1, True),
+        FreezeOffline([(1 << 63) - 1] * 1_000, [LONGEST, ""]),
     ],
 )
 def test_a_command_at_its_bounds_is_done(command: Command) -> None:

@@ -142,6 +142,18 @@ def test_chat_and_commands_are_two_logs() -> None:
     assert slot.texts(GROUP, is_cmd=True) == ["do"]
 
 
+def test_no_back_end_is_told() -> None:
+    slot = Slot(webhook_on=True)
+    slot.do(ImportMessages(GROUP, False, [message(1), message(2)]))
+    slot.do(ImportMessages(GROUP, True, [message(1)]))
+    slot.do(ImportMembers(GROUP, ["alice"]))
+    slot.do(ImportChats(GROUP, [ImportedChat("alice", 1)]))
+    assert not [key for key in slot.rows() if key[:1] == b"w"]
+    assert slot.effects() == [MembersChanged(GROUP, ["alice"], [])]
+    slot.do(Append(GROUP, False, "alice", b"new"))
+    assert [key for key in slot.rows() if key[:1] == b"w"], "one sent here has a record"
+
+
 # -- ids, times, numbers --
 
 

@@ -58,6 +58,12 @@ class World:
             self.clock.seconds += 0.2
 
 
+@pytest.fixture(autouse=True)
+def time_is_that_of_the_clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing waits for the machine's own time while the test's clock runs."""
+    monkeypatch.setattr("wukong.cluster.balance._LOOK_EVERY_S", 0)
+
+
 async def test_a_part_that_fails_does_not_hold_up_the_others(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -242,7 +242,7 @@ class OldServer:
         self.calls: dict[str, int] = {}
         self.url = ""
         self._token = token
-        self._fail_every = fail_every
+        self.fail_every = fail_every
         self._slow_every = slow_every
         self._slow_s = slow_s
         self._count = 0
@@ -283,7 +283,7 @@ class OldServer:
             return web.Response(status=401)
         self._count += 1
         self.calls[request.path] = self.calls.get(request.path, 0) + 1
-        if self._fail_every and self._count % self._fail_every == 0:
+        if self.fail_every and self._count % self.fail_every == 0:
             return web.Response(status=500)
         if self._slow_every and self._count % self._slow_every == 0:
             await asyncio.sleep(self._slow_s)

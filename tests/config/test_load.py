@@ -398,6 +398,7 @@ def test_all_faults_are_reported_at_once_each_with_its_key(write: Write) -> None
         ("cluster: {initNodes: [1@a:1, 2@b:1], secret: 0123456789abcdef}", "cluster.initNodes: this node"),
         ("cluster: {nodeId: 1, initNodes: [1@a:1, 1@b:1, 2@c:1]}", "cluster.initNodes: node 1 is there more than once"),
         ("cluster: {secret: short}", "cluster.secret: shorter than 16 characters"),
+        ("wukong: {webhookSecret: short}", "wukong.webhookSecret: shorter than 16 characters"),
         ("cluster: {nodeId: 1, initNodes: [1@a:1, 2@b:1]}", "cluster.secret: not set, so any machine could pose"),
         ("cluster: {seed: 1@a:1}", "cluster.secret: not set, so any machine could pose"),
     ],

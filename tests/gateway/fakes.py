@@ -84,7 +84,7 @@ class FakeSessions:
         self.logouts.append((number, uid))
         self.changed.set()
 
-    def send(self, number: int, uid: str, packet: Send) -> None:
+    def send(self, number: int, uid: str, packet: Send, received_at: float) -> None:
         if self.is_unavailable:
             raise Unavailable("no quorum")
         self.sends.append((number, uid, packet))

@@ -36,7 +36,7 @@ from typing import Any
 import pytest
 
 from tests.scenarios.conftest import CLUSTER_SETTINGS, ONE, THREE, Clients, Deployment, open_clients
-from tests.support.cluster import running_cluster
+from tests.support.cluster import FORM_TIMEOUT_S, running_cluster
 from tests.support.http import Api, ApiError, open_api
 from tests.support.server import ServerProcess
 from tests.support.wire import GROUP, PERSON, Client, Kind, LoginRefused, fence, unique
@@ -373,7 +373,7 @@ async def test_check_19_after_a_kill_of_all_nodes_everything_acknowledged_is_the
         for node in deployment.nodes:
             node.launch()
         for node in deployment.nodes:
-            await asyncio.to_thread(node.wait_ready)
+            await asyncio.to_thread(node.wait_ready, 2 * FORM_TIMEOUT_S)
         async with api_of(deployment) as api, open_clients(*deployment.nodes) as clients:
             assert await seen(api) == before
             assert [each[group]["unread"] for each in before["conversations"]] == [1, 0]

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.simulation.loop import ProcessLoop, Scheduler
+from wukong.histogram import Histogram
 from wukong.raft import wal as wal_module
 from wukong.raft.wal import Batch, Wal
 from wukong.store.datadir import Formation
@@ -203,6 +204,7 @@ class DiskWriter:
 
     def __init__(self, disk: Disk, wal: Wal, loop: ProcessLoop, done: Callable[[BaseException | None], None]) -> None:
         self.busy_seconds = 0.0
+        self.write_s = Histogram()
         self.batch: Batch | None = None
         self._disk = disk
         self._wal = wal

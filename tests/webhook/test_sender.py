@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from tests.webhook.backend import GROUP, NOTIFY, OFFLINE_EVENT, ONLINE_EVENT, BackEnd, Place
-from wukong.channel.commands import CloseSession, NodeGone, OpenSession
+from wukong.channel.commands import CloseSession, NodeGone, OpenSession, SetToken
 from wukong.channel.ids import ChannelId, person_id
 from wukong.webhook import batches, delivery, offline, sender
 
@@ -211,7 +211,7 @@ async def test_trouble_is_told_once_and_its_end_too(make: Make, caplog: pytest.L
 
 
 async def test_the_oldest_go_above_the_limit(make: Make, caplog: pytest.LogCaptureFixture) -> None:
-    place = await make(main := BackEnd(lambda event, data: False)).start(webhook_backlog_bytes=4_000)
+    place = await make(main := BackEnd(lambda event, data: False), count_per_push=5).start(webhook_backlog_bytes=4_000)
     for _ in range(200):
         await place.send()
     await place.until(lambda: place.sender.backlog_bytes() <= 4_000)
@@ -254,7 +254,8 @@ async def test_logins_are_told_and_so_are_the_sessions_of_a_node_that_died(make:
 async def test_masters_are_left_out_and_the_list_stays_as_it_was_first_seen(make: Make) -> None:
     place = await make(main := BackEnd(lambda event, data: False)).start(token_auth_on=True)
     slot = place.node.slot("b")
-    await place.node.execute(slot, OpenSession("b", 5, 0, "d", b""))
+    await place.node.execute(slot, SetToken("b", 0, b"h", 1))
+    assert (await place.node.execute(slot, OpenSession("b", 5, 0, "d", b"h"))).level == 1
     await place.send()
     await main.until(lambda: any(event == OFFLINE_EVENT for event, _, _ in main.tries))
     first = next(data for event, data, _ in main.tries if event == OFFLINE_EVENT)
@@ -265,6 +266,7 @@ async def test_masters_are_left_out_and_the_list_stays_as_it_was_first_seen(make
     await place.until(lambda: not place.waiting)
     (item,) = main.items(OFFLINE_EVENT)
     assert item == first
+    assert item["to_uids"] == ["c"]
 
 
 async def test_a_message_for_nobody_makes_no_request(make: Make) -> None:

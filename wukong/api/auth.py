@@ -21,6 +21,7 @@ import msgspec
 from aiohttp import web
 
 from wukong.api import answers
+from wukong.api.backup import PREFIX as BACKUP_PREFIX
 from wukong.api.cluster import CHANGE_NOTHING, PREFIX, why_refused
 from wukong.api.imports import PREFIX as IMPORT_PREFIX
 from wukong.api.request import POST, read, refuse_if, route
@@ -212,7 +213,7 @@ class ApiDoor:
             return web.Response(status=401)
         if (
             not self._token
-            and request.path.startswith((PREFIX, IMPORT_PREFIX))
+            and request.path.startswith((PREFIX, IMPORT_PREFIX, BACKUP_PREFIX))
             and is_change(request)
             and (text := why_refused(request))
         ):
@@ -226,7 +227,7 @@ class ApiDoor:
 
     def shows_to_all(self, request: web.Request) -> bool:
         """Whether pages of other origins may read the answer."""
-        return not request.path.startswith((PREFIX, IMPORT_PREFIX, LOGIN_PATH))
+        return not request.path.startswith((PREFIX, IMPORT_PREFIX, BACKUP_PREFIX, LOGIN_PATH))
 
 
 # -- the key --

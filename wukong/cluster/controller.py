@@ -92,6 +92,8 @@ class Controller:
         self._told_at = -math.inf
         self._failed_at: dict[str, float] = {}
         self._is_leaving = False
+        self.lag_entries = 0
+        """What this node lacks of the logs, as far as it knows; looked at a few times per second."""
         self._commits: dict[int, int] = {}  # slot -> commit index that another node told
         self._well: dict[int, tuple[float, float]] = {}  # node -> since when it says that it is well, and when last
         self.peers = Peers(node_id, clock)
@@ -224,6 +226,7 @@ class Controller:
             has_leader = leader is not None and self.peers.is_reachable(leader)
             samples.append(SlotSample(has_leader, groups.heard_s(slot), commit, groups.applied_index(slot)))
         before = self.health.verdict.state
+        self.lag_entries = sum(max(0, sample.commit - sample.applied) for sample in samples)
         verdict = self.health.feed(
             samples, other_is_well=any(map(self._says_well, self._well)), disk_busy_s=groups.disk_busy_s()
         )

@@ -63,8 +63,11 @@ class IntranetConfig:
 
 @dataclass(frozen=True)
 class ManagerConfig:
+    """readonly_token: logs in at the console to look only."""
+
     on: bool = _key("on", values.flag, True)
     addr: Address = _key("addr", values.address(), Address("127.0.0.1", 5300))
+    readonly_token: str = _key("readonlyToken", values.secret, "")
 
 
 @dataclass(frozen=True)
@@ -186,6 +189,9 @@ class WukongConfig:
     )
     recvack_window_per_session: int = _key(
         "recvackWindowPerSession", values.number(), limits.DEFAULT_RECVACK_WINDOW_PER_SESSION
+    )
+    delivery_record_bytes: int = _key(
+        "deliveryRecordBytes", values.size(0, 64 * GIB), limits.DEFAULT_DELIVERY_RECORD_BYTES
     )
     proposals_in_flight: int = _key("proposalsInFlight", values.number(), limits.DEFAULT_PROPOSALS_IN_FLIGHT)
     connects_in_flight: int = _key("connectsInFlight", values.number(), limits.DEFAULT_CONNECTS_IN_FLIGHT)

@@ -1,0 +1,1 @@
+"""The web console: pages for operators on the manager's port, without a build step. docs/console.md."""

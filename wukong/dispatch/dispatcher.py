@@ -10,7 +10,9 @@ from wukong.channel.effects import Effect, EventPush, FanOut, MembersChanged, Se
 from wukong.channel.ids import ChannelId
 from wukong.clock import Clock
 from wukong.dispatch import plan
+from wukong.dispatch.deliveries import FENCED, KICKED, REPLACED, Deliveries
 from wukong.dispatch.outbound import Gateway
+from wukong.dispatch.probes import Probes
 from wukong.dispatch.retry import RetryPolicy, Waiting, remember, take_due
 from wukong.protocol.event_frame import SharedEvent
 from wukong.protocol.packets import Event
@@ -22,9 +24,12 @@ EVENT_VERSION = 5
 
 
 class Dispatcher:
-    """gateway is set by the composition root before the node goes live.
+    """gateway is set by the composition root before the node goes live. deliveries: what remembers pushes, None for
+    nothing.
 
-    pushed, events_pushed, retried, retries_dropped: counters for metrics."""
+    probes: times of some messages. Counters for metrics: pushed, events_pushed, retried, retries_dropped;
+    pushes_tracked: first pushes of messages that are to be acknowledged; of those acknowledged_first before they were
+    repeated, and acknowledged_late."""
 
     def __init__(
         self,
@@ -36,8 +41,11 @@ class Dispatcher:
         policy: RetryPolicy,
         system_uid: str,
         cmd_suffix: str,
+        probes: Probes | None = None,
+        deliveries: Deliveries | None = None,
     ) -> None:
         self.gateway: Gateway | None = None
+        self.probes = probes or Probes(clock)
         self._node_id = node_id
         self._registry = registry
         self._audience = audience
@@ -45,17 +53,25 @@ class Dispatcher:
         self._policy = policy
         self._system_uid = system_uid
         self._cmd_suffix = cmd_suffix
+        self._deliveries = deliveries
         self.pushed = 0
         self.events_pushed = 0
         self.retried = 0
         self.retries_dropped = 0
+        self.pushes_tracked = 0
+        self.acknowledged_first = 0
+        self.acknowledged_late = 0
 
     def run(self, effects: list[Effect]) -> None:
         now_ms = int(self._clock.monotonic() * 1000)
+        probes_open = self.probes.open
         for effect in effects:
             kind = type(effect)
             if kind is FanOut:
-                self._fan_out(effect, now_ms)  # type: ignore[arg-type]
+                if probes_open:
+                    self._fan_out_timed(effect, now_ms)  # type: ignore[arg-type]
+                else:
+                    self._fan_out(effect, now_ms)  # type: ignore[arg-type]
             elif kind is EventPush:
                 self._push_event(effect)  # type: ignore[arg-type]
             elif kind is MembersChanged:
@@ -66,6 +82,18 @@ class Dispatcher:
                 self._ended(effect)  # type: ignore[arg-type]
 
     # -- fan-out --
+
+    def _fan_out_timed(self, effect: FanOut, now_ms: int) -> None:
+        probes, before = self.probes, self.pushed
+        probe = None
+        if effect.node == self._node_id:
+            probe = probes.applied(effect.session, effect.message.client_msg_no)
+        self._fan_out(effect, now_ms)
+        if probe is not None:
+            probes.fanned_out(probe, self.pushed - before)
+            if probe.sessions:
+                assert self.gateway is not None
+                self.gateway.when_written(lambda: probes.written(probe))
 
     def _fan_out(self, effect: FanOut, now_ms: int) -> None:
         message = effect.message
@@ -98,16 +126,19 @@ class Dispatcher:
         source = effect.channel if effect.is_cmd else None
         if others:
             from_uid, channel_id, flags = plan.shown_to_others(effect, self._system_uid, self._cmd_suffix)
-            self._push(shared.view(from_uid, channel_id, kind, flags), source, others, now_ms)
+            self._push(shared.view(from_uid, channel_id, kind, flags), effect.channel, source, others, now_ms)
         if own:
             from_uid, channel_id, flags = plan.shown_to_sender(effect, self._system_uid, self._cmd_suffix)
-            self._push(shared.view(from_uid, channel_id, kind, flags), source, own, now_ms)
+            self._push(shared.view(from_uid, channel_id, kind, flags), effect.channel, source, own, now_ms)
 
-    def _push(self, view: RecvView, source: ChannelId | None, sessions: list[LocalSession], now_ms: int) -> None:
+    def _push(
+        self, view: RecvView, channel: ChannelId, source: ChannelId | None, sessions: list[LocalSession], now_ms: int
+    ) -> None:
         assert self.gateway is not None
         message = view.message
         if message.message_seq:
             policy = self._policy
+            self.pushes_tracked += len(sessions)
             for session in sessions:
                 window = session.unacked
                 if window is None:
@@ -115,7 +146,10 @@ class Dispatcher:
                 if remember(window, message.message_id, view, source, now_ms, policy):
                     self.retries_dropped += 1
         self.pushed += len(sessions)
-        self.gateway.deliver(view, [session.number for session in sessions])
+        numbers = [session.number for session in sessions]
+        self.gateway.deliver(view, numbers)
+        if self._deliveries is not None:
+            self._deliveries.pushed(message.message_id, channel, numbers, now_ms)
 
     def _push_event(self, effect: EventPush) -> None:
         sessions = [
@@ -151,12 +185,23 @@ class Dispatcher:
     def _ended(self, effect: SessionEnded) -> None:
         if effect.node != self._node_id:
             return
+        self._note_end(effect.session, KICKED if effect.kicked else REPLACED, effect.text)
         self.forget(effect.session)
         # Before the gateway is there, only sessions of an earlier life end.
         if (effect.close_after_ms or effect.kicked) and self.gateway is not None:
             self.gateway.end(
                 effect.session, reason=effect.reason, text=effect.text, close_after_ms=effect.close_after_ms
             )
+
+    def ended(self, number: int, why: str) -> None:
+        """The gateway lets go of a session, and why; its logout follows. Whatever ended it first counts."""
+        self._note_end(number, why)
+
+    def _note_end(self, number: int, why: str, text: str = "") -> None:
+        session = self._registry.by_number.get(number)
+        if self._deliveries is not None and session is not None and not session.closing:
+            session.closing = True
+            self._deliveries.ended(session, int(self._clock.monotonic() * 1000), why, text)
 
     def forget(self, number: int) -> LocalSession | None:
         """A session gets nothing any more; its user leaves the audiences with his last one."""
@@ -168,6 +213,9 @@ class Dispatcher:
 
     def forget_all(self) -> None:
         """Every session here is over at once: it may have missed something. Close the sockets after this."""
+        if self._deliveries is not None:
+            over = (session for session in self._registry.by_number.values() if not session.closing)
+            self._deliveries.all_ended(over, int(self._clock.monotonic() * 1000), FENCED)
         self._registry.clear()
         self._audience.clear_all()
 
@@ -184,6 +232,13 @@ class Dispatcher:
         if window is None:
             return None
         found: Waiting | None = window.pop(message_id, None)
+        if found is not None:
+            if self._deliveries is not None:
+                self._deliveries.acknowledged(message_id, session.number, int(self._clock.monotonic() * 1000))
+            if found.attempts:
+                self.acknowledged_late += 1
+            else:
+                self.acknowledged_first += 1
         if not window:
             session.unacked = None
         return found
@@ -193,8 +248,11 @@ class Dispatcher:
         assert self.gateway is not None
         if not session.unacked:
             return 0
-        due = take_due(session.unacked, int(self._clock.monotonic() * 1000), self._policy)
+        now_ms = int(self._clock.monotonic() * 1000)
+        due = take_due(session.unacked, now_ms, self._policy)
         for view in due:
             self.gateway.deliver(view, [session.number])
+            if self._deliveries is not None:
+                self._deliveries.repeated(view.message.message_id, session.number, now_ms)
         self.retried += len(due)
         return len(due)

@@ -3,6 +3,7 @@
 Sessions are named by their number in this incarnation of the node. Unknown numbers are ignored: the socket is gone.
 """
 
+from collections.abc import Callable
 from typing import Protocol
 
 from wukong.protocol.event_frame import SharedEvent
@@ -19,6 +20,11 @@ class Gateway(Protocol):
     def deliver_event(self, event: SharedEvent, sessions: list[int]) -> None:
         """Queue one EVENT on each session, in order with its RECVs; a session whose client does not know the packet is
         passed over."""
+        ...
+
+    def when_written(self, callback: Callable[[], None]) -> None:
+        """Call back when what is queued for sessions that read has been handed to their sockets; at once if nothing
+        waits."""
         ...
 
     def sendack(self, session: int, packet: Sendack) -> None:

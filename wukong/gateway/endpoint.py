@@ -14,6 +14,7 @@ from collections.abc import Coroutine
 from os import urandom
 from uuid import uuid4
 
+from wukong.dispatch.deliveries import KICKED, PROTOCOL_ERROR, REPLACED
 from wukong.errors import FrameTooLarge, ProtocolError, Unavailable
 from wukong.gateway.frames import CloseCode
 from wukong.gateway.hub import Hub
@@ -139,7 +140,7 @@ class Endpoint(Outgoing):
     def _break_off(self, error: ProtocolError) -> None:
         self._hub.counters.protocol_errors += 1
         log.debug("closing %s: %s", self.peer, error)
-        self.close(CloseCode.TOO_BIG if isinstance(error, FrameTooLarge) else CloseCode.PROTOCOL_ERROR)
+        self.close(CloseCode.TOO_BIG if isinstance(error, FrameTooLarge) else CloseCode.PROTOCOL_ERROR, PROTOCOL_ERROR)
 
     # SENDs and backpressure ------------------------------------------------------------------------------------------
 
@@ -188,7 +189,8 @@ class Endpoint(Outgoing):
             packet.stream_no,
         )
         try:
-            hub.sessions.send(self.number, self._uid, send)
+            # Nothing was read since then, or this would not wait.
+            hub.sessions.send(self.number, self._uid, send, self._last_read_at)
         except Unavailable:
             # Not refused with a SENDACK: SDKs take that as final, but come again after a lost connection.
             self.drop()
@@ -330,8 +332,10 @@ class Endpoint(Outgoing):
         hub = self._hub
         if self._phase is HANDSHAKE:
             hub.counters.refused_logins += 1
+            reasons = hub.counters.login_refusals
+            reasons[reason] = reasons.get(reason, 0) + 1
             self._send(self._connection.refuse(reason, node_id=hub.node_id, now_ms=hub.clock.now_ms()))
-            self.close(CloseCode.POLICY)
+            self.close(CloseCode.POLICY, PROTOCOL_ERROR)
 
     def _is_deciding(self) -> bool:
         return self._connection.state is State.DECIDING
@@ -351,6 +355,7 @@ class Endpoint(Outgoing):
             self._hub.leaving[self.number] = self
         elif phase is not LEAVING:
             return
+        self._why = self._why or (KICKED if reason else REPLACED)
         if reason:
             frame = self._connection.disconnect(reason, text)
             if close_after_ms > 0:
@@ -362,7 +367,7 @@ class Endpoint(Outgoing):
             if phase is not LEAVING or self._hub.monotonic() + close_after_ms / 1000 < self._deadline:
                 self._set_deadline(close_after_ms)
         else:
-            self.close(CloseCode.NORMAL)
+            self.close(CloseCode.NORMAL, KICKED)
 
     def _leave(self) -> None:
         task, self._task = self._task, None
@@ -375,6 +380,7 @@ class Endpoint(Outgoing):
         if number and any(
             sessions.pop(number, None) is not None for sessions in (hub.by_number, hub.leaving, hub.condemned)
         ):
+            hub.on_end(number, self._why)
             # Not now: the caller may be in the middle of an apply, or of a walk over the sessions.
             hub.loop.call_soon(hub.sessions.logout, number, self._uid)
 

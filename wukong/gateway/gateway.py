@@ -3,14 +3,15 @@
 import asyncio
 import logging
 import ssl
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from ipaddress import IPv4Network, IPv6Network
 
 from wukong.clock import Clock
+from wukong.dispatch.deliveries import STOPPED
 from wukong.gateway.endpoint import Endpoint
 from wukong.gateway.frames import CloseCode
-from wukong.gateway.hub import Hub, SessionService
+from wukong.gateway.hub import Hub, SessionService, nobody_asks
 from wukong.gateway.options import GatewayOptions
 from wukong.gateway.outgoing import Push, push_bytes
 from wukong.gateway.proxies import TrustedProxies
@@ -32,7 +33,8 @@ _LAST_TURNS_S = 0.2
 class ClientGateway:
     """Make it inside the running loop, then `listen_tcp` and `listen_websocket`; `stop` at the end.
 
-    trusted_proxies: networks whose PROXY headers, X-Forwarded-For and X-Real-IP are believed."""
+    trusted_proxies: networks whose PROXY headers, X-Forwarded-For and X-Real-IP are believed.
+    on_end: told the number of each session that is over, and why (dispatch/deliveries.py)."""
 
     def __init__(
         self,
@@ -43,6 +45,7 @@ class ClientGateway:
         connection_options: ConnectionOptions | None = None,
         options: GatewayOptions | None = None,
         trusted_proxies: Iterable[IPv4Network | IPv6Network] = (),
+        on_end: Callable[[int, str], None] = nobody_asks,
     ) -> None:
         self._options = options or GatewayOptions()
         self._hub = Hub(
@@ -52,6 +55,7 @@ class ClientGateway:
             connection_options=connection_options or ConnectionOptions(),
             options=self._options,
             trusted_proxies=TrustedProxies(trusted_proxies),
+            on_end=on_end,
         )
         self._servers: list[asyncio.AbstractServer] = []
         self._hub.start_timers()
@@ -87,7 +91,7 @@ class ClientGateway:
             server.close()
         for index, entry in enumerate(hub.wheel.entries()):
             assert isinstance(entry, Endpoint)
-            entry.close(CloseCode.RESTART)
+            entry.close(CloseCode.RESTART, STOPPED)
             if index % _CLOSES_PER_TURN == 0:
                 await asyncio.sleep(0)
         with suppress(TimeoutError):
@@ -140,6 +144,9 @@ class ClientGateway:
             endpoint = find(number)
             if endpoint is not None:
                 endpoint.push(push, size_bytes)
+
+    def when_written(self, callback: Callable[[], None]) -> None:
+        self._hub.outbox.when_written(callback)
 
     def sendack(self, session: int, packet: Sendack) -> None:
         endpoint = self._hub.by_number.get(session)

@@ -37,7 +37,7 @@ class SessionService(Protocol):
 
     def logout(self, number: int, uid: str) -> None: ...
 
-    def send(self, number: int, uid: str, packet: Send) -> None: ...
+    def send(self, number: int, uid: str, packet: Send, received_at: float) -> None: ...
 
     def recvack(self, number: int, uid: str, packet: Recvack) -> None: ...
 
@@ -45,6 +45,10 @@ class SessionService(Protocol):
     def congested(self) -> bool: ...
 
     def when_relieved(self, callback: Callable[[], None]) -> None: ...
+
+
+def nobody_asks(number: int, why: str) -> None:
+    """Why sessions end is of no interest."""
 
 
 class Hub:
@@ -59,8 +63,11 @@ class Hub:
         connection_options: ConnectionOptions,
         options: GatewayOptions,
         trusted_proxies: TrustedProxies,
+        on_end: Callable[[int, str], None] = nobody_asks,
     ) -> None:
         self.node_id = node_id
+        self.on_end = on_end
+        """Told the number of each session that is over, before its logout, and why."""
         self.sessions = sessions
         self.clock = clock
         self.monotonic = clock.monotonic

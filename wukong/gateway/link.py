@@ -15,6 +15,7 @@ import logging
 from enum import Enum, auto
 from typing import Final, cast
 
+from wukong.dispatch.deliveries import CLIENT_CLOSED, CONNECTION_LOST, FENCED, IDLE, KICKED, LET_GO
 from wukong.gateway.frames import CloseCode
 from wukong.gateway.hub import Hub
 from wukong.gateway.options import TRANSPORT_BUFFER_BYTES
@@ -53,6 +54,7 @@ class Link(asyncio.Protocol):
         "_phase",
         "_reading_paused",
         "_transport",
+        "_why",
         "_write_paused",
         "peer",
         "wheel_bucket",
@@ -72,6 +74,7 @@ class Link(asyncio.Protocol):
         self._connected_at = self._last_read_at = self._deadline = 0.0
         self._reading_paused = False
         self._write_paused = False
+        self._why = ""
 
     # The transport's calls -------------------------------------------------------------------------------------------
 
@@ -101,6 +104,7 @@ class Link(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         if self._phase is GONE:
             return
+        self._why = self._why or (CONNECTION_LOST if exc else CLIENT_CLOSED)
         self._leave()
         self._forget()
         self._phase = GONE
@@ -175,12 +179,12 @@ class Link(asyncio.Protocol):
         if phase is CLOSING:
             self._transport.abort()
         elif phase is LEAVING:
-            self.close(CloseCode.NORMAL)
+            self.close(CloseCode.NORMAL, KICKED)
         elif phase is HANDSHAKE and self._is_deciding():
             self._close_unanswered()
         else:
             self._hub.counters.timeouts += 1
-            self.close(CloseCode.NORMAL if phase is OPEN else CloseCode.POLICY)
+            self.close(CloseCode.NORMAL if phase is OPEN else CloseCode.POLICY, IDLE)
 
     # Reading ---------------------------------------------------------------------------------------------------------
 
@@ -206,10 +210,12 @@ class Link(asyncio.Protocol):
         """All clients of its time are let go: its turn comes soon, and until then nothing may leave or be taken."""
         return self._epoch != self._hub.epoch
 
-    def close(self, code: CloseCode) -> None:
-        """Close the socket; what has been written still leaves, what is queued does not. code: for WebSocket."""
+    def close(self, code: CloseCode, why: str) -> None:
+        """Close the socket; what has been written still leaves, what is queued does not. code: for WebSocket. why: for
+        whoever asks later; the first reason counts."""
         if self.is_closing:
             return
+        self._why = self._why or why
         self._leave()
         self._forget()
         self._phase = CLOSING
@@ -220,7 +226,7 @@ class Link(asyncio.Protocol):
         """Close in a way that makes SDKs come again."""
         if not self.is_closing:
             self._hub.counters.dropped += 1
-            self.close(CloseCode.TRY_AGAIN)
+            self.close(CloseCode.TRY_AGAIN, FENCED if self.is_condemned else LET_GO)
 
     def abort(self) -> None:
         """Close the socket at once; what is written may be lost."""
@@ -231,4 +237,4 @@ class Link(asyncio.Protocol):
         """A login without a CONNACK, because SDKs take a refusal as final."""
         if self._phase is HANDSHAKE:
             self._hub.counters.unanswered_logins += 1
-            self.close(CloseCode.TRY_AGAIN)
+            self.close(CloseCode.TRY_AGAIN, LET_GO)

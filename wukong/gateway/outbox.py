@@ -8,6 +8,7 @@ as the queue is empty.
 import asyncio
 import logging
 from collections import deque
+from collections.abc import Callable
 from typing import Final, Protocol
 
 from wukong.clock import Clock
@@ -22,6 +23,19 @@ class Queue(Protocol):
     def flush(self, limit_count: int) -> bool:
         """Write up to limit_count queued frames in one write. Returns whether more can follow at once."""
         ...
+
+
+class _Marker:
+    """Takes its turn behind those that were ready before it."""
+
+    __slots__ = ("_callback",)
+
+    def __init__(self, callback: Callable[[], None]) -> None:
+        self._callback = callback
+
+    def flush(self, limit_count: int) -> bool:
+        self._callback()
+        return False
 
 
 class Outbox:
@@ -48,6 +62,13 @@ class Outbox:
         if not self._ready:
             self._loop.call_soon(self._run)
         self._ready.append(queue)
+
+    def when_written(self, callback: Callable[[], None]) -> None:
+        """Call back when the sessions that are ready now have had a turn; at once if there are none."""
+        if self._ready:
+            self._ready.append(_Marker(callback))
+        else:
+            callback()
 
     def _run(self) -> None:
         ready = self._ready

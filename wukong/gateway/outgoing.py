@@ -7,6 +7,7 @@ socket takes bytes. So a client that does not read costs no AES, and little memo
 import logging
 from typing import Final
 
+from wukong.dispatch.deliveries import SLOW
 from wukong.gateway.frames import CloseCode
 from wukong.gateway.hub import Hub
 from wukong.gateway.link import LEAVING, OPEN, Link
@@ -129,7 +130,7 @@ class Outgoing(Link):
         if self._out_bytes + TRANSPORT_BUFFER_BYTES > limit_bytes and self.pending_bytes > limit_bytes:
             self._hub.counters.slow_closed += 1
             log.info("closing %s of %s: %d bytes wait to be read", self.peer, self._uid, self.pending_bytes)
-            self.close(CloseCode.TRY_AGAIN)
+            self.close(CloseCode.TRY_AGAIN, SLOW)
 
     # The queue to the socket -----------------------------------------------------------------------------------------
 

@@ -25,6 +25,7 @@ class Counters(msgspec.Struct):
     dropped: int = 0  # closed so that the SDK comes again
     unwritable: int = 0  # messages that do not fit the wire
     paused: int = 0  # times that a socket was not read for a limit's sake
+    login_refusals: dict[int, int] = {}  # CONNACK reason -> refused logins
 
 
 class ConnectionInfo(msgspec.Struct, frozen=True):

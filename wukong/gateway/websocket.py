@@ -4,6 +4,7 @@ All that comes in messages is one byte stream (frames.py). What leaves is one me
 packets otherwise (wkproto.md, section 9); the messages that become ready together still leave in one write.
 """
 
+from wukong.dispatch.deliveries import CLIENT_CLOSED, PROTOCOL_ERROR
 from wukong.errors import ProtocolError
 from wukong.gateway.endpoint import Endpoint
 from wukong.gateway.frames import BINARY, CLOSE, TEXT, CloseCode, FrameReader, close_frame, frame_header
@@ -65,14 +66,14 @@ class WebSocketEndpoint(Endpoint):
         if reader.fault is not None:
             if not self.is_closing:
                 self._hub.counters.protocol_errors += 1
-                self.close(reader.fault)
+                self.close(reader.fault, PROTOCOL_ERROR)
         elif self.is_closing:
             # Both have said CLOSE.
             self._transport.close()
         else:
             # Its CLOSE has been answered already.
             self._reader = None
-            self.close(CloseCode.NORMAL)
+            self.close(CloseCode.NORMAL, CLIENT_CLOSED)
 
     def _read_upgrade(self, data: bytes) -> None:
         if self._phase is not OPENING and self._phase is not HANDSHAKE:
@@ -93,12 +94,12 @@ class WebSocketEndpoint(Endpoint):
             request = read_request(data)
         except ProtocolError:
             self._hub.counters.protocol_errors += 1
-            self.close(CloseCode.PROTOCOL_ERROR)
+            self.close(CloseCode.PROTOCOL_ERROR, PROTOCOL_ERROR)
             return
         except UpgradeRefused as refused:
             self._hub.counters.protocol_errors += 1
             self._transport.write(refused.response)
-            self.close(CloseCode.PROTOCOL_ERROR)
+            self.close(CloseCode.PROTOCOL_ERROR, PROTOCOL_ERROR)
             return
         if request is None:
             self._head = data

@@ -24,6 +24,7 @@ from wukong.channel.machine import Outcome, apply_pack
 from wukong.channel.state import State, encode
 from wukong.clock import Clock
 from wukong.errors import NotProposed, RequestRefused, Unavailable
+from wukong.histogram import SIZES, Histogram
 from wukong.limits import KIB, MIB
 from wukong.node.copier import Copier
 from wukong.node.streams import PACK_COMMANDS, Done, SlotStream
@@ -141,6 +142,8 @@ class Node:
         self._applied: dict[int, tuple[int, int]] = {}
         self._relief: list[Callable[[], None]] = []
         self.applied_commands = 0
+        self.entry_commands = Histogram(SIZES)
+        """Commands in each entry that has any."""
         self._views = [self._overlay.view(self.generations.prefix(slot)) for slot in range(slot_count)]
         self.states = [State(slot, view, head_limit=head_limit) for slot, view in enumerate(self._views)]
         for slot, view in enumerate(self._views):
@@ -452,6 +455,7 @@ class Node:
         for slot, index, term, data in entries:
             state = self.states[slot]
             # An entry of the log itself (a leader's first, a change of members) carries no data, only its index.
+            before = self.applied_commands
             for pack in decode_entry(data) if data else ():
                 outcome = apply_pack(state, index, pack)
                 self.applied_commands += len(outcome.replies)
@@ -460,6 +464,8 @@ class Node:
                     self._settle(slot, outcome, replies)
                 if state.effects:
                     self._take_effects(slot, state, own, effects)
+            if self.applied_commands > before:
+                self.entry_commands.add(self.applied_commands - before)
             self._applied[slot] = index, term
             self._views[slot].put(APPLIED_KEY, index.to_bytes(8, "big") + term.to_bytes(8, "big"))
         self._overlay.commit()

@@ -21,6 +21,7 @@ from typing import NamedTuple, Protocol
 
 from wukong.clock import Clock
 from wukong.errors import Unavailable
+from wukong.histogram import Histogram
 from wukong.raft.config import RaftConfig
 from wukong.raft.filter import Message
 from wukong.raft.log import Change, Member, Snapshot
@@ -68,6 +69,8 @@ class Disk(Protocol):
     """What writes the log: one batch at a time, in order; each is reported on the loop."""
 
     busy_seconds: float
+    write_s: Histogram
+    """Write and fdatasync of a batch."""
 
     def submit(self, batch: Batch) -> None: ...
 
@@ -90,6 +93,7 @@ class DiskThread:
         self, wal: Wal, clock: Clock, loop: asyncio.AbstractEventLoop, done: Callable[[BaseException | None], None]
     ) -> None:
         self.busy_seconds = 0.0
+        self.write_s = Histogram()
         self._wal = wal
         self._clock = clock
         self._loop = loop
@@ -115,7 +119,9 @@ class DiskThread:
                 self._wal.write(batch)
             except BaseException as caught:
                 error = caught
-            self.busy_seconds += self._clock.monotonic() - started
+            took_s = self._clock.monotonic() - started
+            self.busy_seconds += took_s
+            self.write_s.add(took_s)
             try:
                 self._loop.call_soon_threadsafe(self._done, error)
             except RuntimeError:
@@ -195,6 +201,8 @@ class Runtime:
         self._run_blocking = run_blocking or self._in_thread
         self._disk_thread = disk_thread
         self._disk: Disk | None = None
+        self.apply_s = Histogram()
+        """Slices of entries, each applied in one turn of the loop."""
         self._installing: set[int] = set()
         self._round: dict[int, int] = {}  # what was proposed last and is not committed: group -> index
         self._round_timer: asyncio.TimerHandle | None = None
@@ -371,6 +379,12 @@ class Runtime:
     def backlog_bytes(self) -> int:
         """Committed and not applied."""
         return self._queue_bytes
+
+    @property
+    def write_s(self) -> Histogram:
+        """Write and fdatasync of each batch of the log; once started."""
+        assert self._disk is not None
+        return self._disk.write_s
 
     def stats(self) -> Stats:
         return Stats(
@@ -758,7 +772,9 @@ class Runtime:
         self._queue_bytes -= size
         started = self._clock.monotonic()
         self._machine.apply(entries)
-        self._adapt(size, (self._clock.monotonic() - started) * 1000)
+        took_s = self._clock.monotonic() - started
+        self.apply_s.add(took_s)
+        self._adapt(size, took_s * 1000)
         applied = self._applied
         for group, index, _, _ in entries:
             applied[group] = index

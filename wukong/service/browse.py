@@ -17,7 +17,7 @@ from wukong.channel.browse import Device
 from wukong.channel.conversations import Conversation, conversation
 from wukong.channel.effects import Message
 from wukong.channel.ids import ChannelId
-from wukong.channel.messages import message_by_id, message_by_number, messages_between, stored_message
+from wukong.channel.messages import imported_seq, message_by_id, message_by_number, messages_between, stored_message
 from wukong.channel.presence import sessions_of
 from wukong.channel.state import Head, State, UserRow, channel_part
 from wukong.errors import RequestRefused, Unavailable
@@ -385,9 +385,11 @@ class _Reader:
             last = min(last, query.before_seq - 1)
         if query.after_seq:
             first = max(first, query.after_seq + 1)
-        if query.before_id:
+        # Ids of imported messages need not rise with the seq; there they are only looked at one by one.
+        ids_rise = not imported_seq(state, self._part, is_cmd=False)
+        if query.before_id and ids_rise:
             last = min(last, _seqs_below(state, self._part, query.before_id, last))
-        if query.after_id:
+        if query.after_id and ids_rise:
             first = max(first, _seqs_below(state, self._part, query.after_id + 1, last) + 1)
         return first, last
 

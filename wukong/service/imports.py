@@ -39,11 +39,12 @@ MAX_CHATS = 1_000
 # Of one command: it is applied in one turn of the loop.
 COMMAND_MESSAGES = 100
 COMMAND_BYTES = 256 * KIB
+COMMAND_MEMBERS = 250
 COMMAND_CHATS = 200
 # Messages that one comparison reads.
 MAX_COMPARED = 10_000
 
-_SLICE = 256
+_SLICE = 128
 _PAGE = 1_000
 
 
@@ -105,7 +106,7 @@ class Imports:
         limit = self._replica.settings.members_per_command
         if info is not None:
             await self._replica.change(key, PutChannel(channel, info))
-        for uids in chunks(await distinct(members), limit):
+        for uids in chunks(await distinct(members), min(limit, COMMAND_MEMBERS)):
             await self._replica.change(key, ImportMembers(channel, uids))
         for which, listed in ((LIST_DENY, denied), (LIST_ALLOW, allowed)):
             if listed is None:

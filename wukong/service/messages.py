@@ -92,6 +92,8 @@ def without_suffix(channel_id: str, channel_type: int, suffix: str) -> tuple[str
 class Messages:
     def __init__(self, replica: Replica) -> None:
         self._replica = replica
+        self.sent = 0
+        """Messages appended for the back end."""
 
     def named(self, channel_id: str, channel_type: int, uid: str) -> Twin:
         """The log that a user means by a channel id. The command suffix names the commands, but a person may be called
@@ -203,6 +205,7 @@ class Messages:
 
     async def _append(self, command: Append) -> Reply:
         reply = await self._replica.change(command.channel.id, command)
+        self.sent += 1
         if reply.reason != SUCCESS:
             why = _REFUSALS.get(reply.reason, "the message was refused")
             raise RequestRefused(f"{why} (reason {reply.reason})")

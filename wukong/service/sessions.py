@@ -8,6 +8,7 @@ go on: so nothing falls between. Only then the login is answered, and the client
 import asyncio
 import hashlib
 import hmac
+from collections import Counter
 from collections.abc import Callable
 
 import msgspec
@@ -18,7 +19,7 @@ from wukong.channel.presence import LEVEL_MASTER
 from wukong.channel.state import State, channel_part
 from wukong.clock import Clock
 from wukong.dispatch.dispatcher import Dispatcher
-from wukong.errors import NotProposed, Unavailable
+from wukong.errors import NotProposed, Unavailable, WukongError
 from wukong.node.node import Node
 from wukong.protocol.packets import Recvack, Send, Sendack
 from wukong.session.registry import LocalSession, Registry
@@ -55,7 +56,8 @@ class LoginRefused(Exception):
 
 
 class Sessions:
-    """manager_token: when set, the manager account logs in with it only."""
+    """manager_token: when set, the manager account logs in with it only. send_refusals: reason code of a SENDACK -> how
+    often SENDs were refused with it."""
 
     def __init__(
         self,
@@ -78,6 +80,7 @@ class Sessions:
         self._system_uid = system_uid
         self._login_timeout_s = login_timeout_s
         self._last_number = 0
+        self.send_refusals: Counter[int] = Counter()
         # Of logins that the log may know: the node's incarnation they were asked for in, until their logout.
         self._incarnations: dict[int, int] = {}
 
@@ -169,9 +172,10 @@ class Sessions:
     def when_relieved(self, callback: Callable[[], None]) -> None:
         self._node.when_relieved(callback)
 
-    def send(self, number: int, uid: str, packet: Send) -> None:
-        """Propose a SEND (payload in clear). Its SENDACK goes to the gateway when it is applied. Raises Unavailable if
-        certainly nothing was proposed."""
+    def send(self, number: int, uid: str, packet: Send, received_at: float = 0.0) -> None:
+        """Propose a SEND (payload in clear). Its SENDACK goes to the gateway when it is applied. received_at: on the
+        monotonic clock, when its bytes were read; 0 for not to be timed. Raises Unavailable if certainly nothing was
+        proposed."""
         gateway = self._dispatcher.gateway
         assert gateway is not None
         kind = packet.channel_type
@@ -195,17 +199,30 @@ class Sessions:
             number,
         )
         client_seq, flags, client_msg_no = packet.client_seq, packet.flags, packet.client_msg_no
+        probes = self._dispatcher.probes
+        probe = probes.sample(number, client_msg_no, received_at) if received_at else None
 
         def done(reply: Reply | None) -> None:
             if reply is None:
+                if probe is not None:
+                    probes.end(probe, answered=False)
                 gateway.drop(number)
                 return
+            if reply.reason != REASON_SUCCESS:
+                self.send_refusals[reply.reason] += 1
             gateway.sendack(
                 number,
                 Sendack(flags, reply.message_id, client_seq, reply.message_seq, reply.reason, client_msg_no),
             )
+            if probe is not None:
+                probes.end(probe, answered=True)
 
-        self._node.propose(self._node.slot(channel.id), command, done)
+        try:
+            self._node.propose(self._node.slot(channel.id), command, done)
+        except WukongError:
+            if probe is not None:
+                probes.end(probe, answered=False)
+            raise
 
     def recvack(self, number: int, uid: str, packet: Recvack) -> None:
         """Stop repeating a message; a master's RECVACK of a stored command also moves his command position."""

@@ -97,7 +97,8 @@ class Batches:
         if place is not None and place.task is not None:
             place.task.cancel()
         self._waiting = [item for item in self._waiting if item.slot != slot]
-        self._count()
+        self._waiting_count = sum(len(item.parts) for item in self._waiting)
+        self._waiting_bytes = sum(len(part) for item in self._waiting for part in item.parts)
 
     def added(self, slot: int) -> None:
         if slot in self._places:
@@ -159,7 +160,8 @@ class Batches:
             if parts:
                 held = True
                 self._waiting.append(_Item(slot, record.id, parts))
-        self._count()
+                self._waiting_count += len(parts)
+                self._waiting_bytes += sum(map(len, parts))
         if not held and place.done < place.read:
             place.done = place.read
             self._moved(slot, place.done)
@@ -168,13 +170,9 @@ class Batches:
             return False
         return True
 
-    def _count(self) -> None:
-        self._waiting_count = sum(len(item.parts) for item in self._waiting)
-        self._waiting_bytes = sum(len(part) for item in self._waiting for part in item.parts)
-
     def _launch(self) -> None:
         batch, self._waiting, self._deadline = self._waiting, [], 0.0
-        self._count()
+        self._waiting_count = self._waiting_bytes = 0
         places = {item.slot: self._places[item.slot] for item in batch}
         task = asyncio.get_running_loop().create_task(self._send(batch, places), name=f"webhook {self._event}")
         self._tasks.add(task)

@@ -23,12 +23,15 @@ TELL_AGAIN_S = 60.0
 
 
 class Totals:
-    """By event: events delivered, requests repeated, events dropped; since the start of this node."""
+    """By event: events delivered, requests repeated, events dropped; since the start of this node. last_error: the
+    newest failure, "" for none, and its time in unix ms."""
 
     def __init__(self) -> None:
         self.delivered: Counter[str] = Counter()
         self.retried: Counter[str] = Counter()
         self.dropped: Counter[str] = Counter()
+        self.last_error = ""
+        self.last_error_ms = 0
 
 
 class Courier:
@@ -70,6 +73,8 @@ class Courier:
             try:
                 await self._transport.post(event, body, signed)
             except DeliveryFailed as failure:
+                self._totals.last_error = f"{self._transport.name}: {event}: {failure}"
+                self._totals.last_error_ms = self._clock.now_ms()
                 self._tell(event, str(failure))
             else:
                 self._totals.delivered[event] += count

@@ -87,7 +87,6 @@ class Sender:
         self._running: list[asyncio.Task[None]] = []
         self._cursors = Cursors(replica)
         self._told_dropped = float("-inf")
-        self._untold = 0
         self._notify: list[Batches] = []
         self._lanes: list[Lane] = []
         if main is None:
@@ -271,11 +270,15 @@ class Sender:
         except WukongError:
             return False
         self.totals.dropped[EVENT_NAMES[kind]] += count
-        self._untold += count
         now = self._clock.monotonic()
-        if now - self._told_dropped >= TELL_AGAIN_S:
-            log.error("%d webhook events are dropped: too many wait (wukong.webhookBacklogBytes)", self._untold)
-            self._told_dropped, self._untold = now, 0
+        if not webhooks.wanted(self._replica.states[slot].settings):
+            log.info("slot %d: %d webhook events are dropped: there is no back end any more", slot, count)
+        elif now - self._told_dropped >= TELL_AGAIN_S:
+            self._told_dropped = now
+            log.error(
+                "webhook events are dropped: too many wait (wukong.webhookBacklogBytes); so far %d",
+                sum(self.totals.dropped.values()),
+            )
         return True
 
     # -- figures, of the slots led here --

@@ -12,8 +12,8 @@ from wukong.cli.import_v2.old_server import Chat
 ONE, TWO = ChannelId(2, "one"), ChannelId(2, "two")
 
 
-def book_in(directory: Path, source: str = "http://old", target: str = "http://new") -> Book:
-    return Book(directory, source=source, target=target)
+def book_in(directory: Path, source: str = "http://old") -> Book:
+    return Book(directory, source=source)
 
 
 def test_what_was_done_is_known_by_the_next_call(tmp_path: Path) -> None:
@@ -71,5 +71,5 @@ def test_a_directory_belongs_to_one_import_at_a_time(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="does another import use it"):
         book_in(tmp_path)
     book.close()
-    with pytest.raises(ValueError, match="belongs to the import http://old -> http://new"):
-        book_in(tmp_path, target="http://other")
+    with pytest.raises(ValueError, match="belongs to an import from http://old"):
+        book_in(tmp_path, "http://other")

@@ -76,7 +76,7 @@ class Sides:
         given: list[Given] | None = None,
         state: str = "state",
     ) -> Report:
-        book = Book(self.directory / state, source="old", target="new")
+        book = Book(self.directory / state, source="old")
         source, target = Server(old.url, ""), Server(self.url, "")
         try:
             book.add_users(old.data.talks if users is None else users)

@@ -66,7 +66,7 @@ class Copied(NamedTuple):
 class Book:
     """directory: made if need be. Raises ValueError when it belongs to another import, or one that runs."""
 
-    def __init__(self, directory: Path, *, source: str, target: str) -> None:
+    def __init__(self, directory: Path, *, source: str) -> None:
         directory.mkdir(parents=True, exist_ok=True)
         self._db = sqlite3.connect(directory / FILE, timeout=1.0, isolation_level=None)
         try:
@@ -78,10 +78,10 @@ class Book:
         except sqlite3.DatabaseError as error:
             self._db.close()
             raise ValueError(f"{directory}: {error}; does another import use it?") from None
-        way = f"{source} -> {target}"
-        if (other := self._fact("way", way)) != way:
+        # The new server may be another one, such as another node: what it has is asked for in any case.
+        if (other := self._fact("source", source)) != source:
             self._db.close()
-            raise ValueError(f"{directory} belongs to the import {other}; give another directory")
+            raise ValueError(f"{directory} belongs to an import from {other}; give another directory")
         self.number = int(self._fact("pass", "1"))
         if self._fact("ended", "0") == str(self.number):
             self.number += 1

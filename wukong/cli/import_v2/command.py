@@ -57,7 +57,7 @@ def import_v2(
         try:
             uids = read_users(users) if users is not None else []
             given = read_channels(channels) if channels is not None else []
-            book = Book(directory, source=source, target=target)
+            book = Book(directory, source=source)
         except (ValueError, OSError) as error:
             fail(error, as_json=as_json)
         stack.callback(book.close)

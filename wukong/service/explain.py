@@ -1,0 +1,474 @@
+"""Why a user got a message, or did not. docs/explain.md.
+
+Two sources, kept apart in the answer. The log's state says who was to get it: intervals of membership, names, what
+follows from the channel's id; every node has it, so it is read here behind a barrier. What happened on the way to a
+device is known to the node that held the session alone, in memory (dispatch/deliveries.py): all nodes are asked, and
+whatever none of them knows any more is said to be unknown. Nothing here decides anything.
+"""
+
+import asyncio
+from collections.abc import Iterable, Iterator
+from typing import Any, NamedTuple
+
+import msgspec
+
+from wukong.channel import permissions
+from wukong.channel.effects import Message
+from wukong.channel.ids import AGENT, PERSON, ChannelId, implicit_members, peer_of, person_id, stored_channel
+from wukong.channel.messages import SNOWFLAKE_EPOCH_MS, imported_seq, message_by_id, stored_message
+from wukong.channel.nodes import table
+from wukong.channel.presence import Session, ended_sessions_of, sessions_of
+from wukong.channel.state import (
+    Interval,
+    State,
+    UserRow,
+    _decode_copy,
+    _decode_user,
+    after,
+    channel_part,
+    named_prefix,
+    seq_part,
+)
+from wukong.clock import Clock
+from wukong.dispatch.deliveries import Deliveries, Delivery, Mark, marked_as
+from wukong.errors import RequestRefused, Unavailable
+from wukong.service.messages import Twin, without_suffix
+from wukong.service.other_nodes import Nodes
+from wukong.service.replica import Pace, Replica, check_id
+from wukong.session.registry import Registry
+
+QUESTION = "deliveries"
+"""The name of the question to other nodes."""
+
+DEFAULT_LIMIT = 100
+MAX_LIMIT = 100
+"""Users of one answer."""
+TIMEOUT_S = 2.0
+"""How long other nodes are waited for."""
+ROWS_LIMIT_COUNT = 100_000
+"""Users of a channel that are counted; a channel with more has no counts."""
+RECEIVERS_LIMIT_COUNT = 5_000
+"""Users whom a node names as receivers of one message; where there were more, there are no counts."""
+ENDED_PER_USER = 3
+"""Sessions that ended before the message came, of one user: the newest."""
+
+_SLICE = 256
+
+
+# -- what a node knows of its own pushes --
+
+
+class SessionFacts(msgspec.Struct, kw_only=True):
+    """One device's session, and what became of the message there. Times in unix ms, 0 for what did not happen.
+
+    state: connected, ended, or lost (its node ended or restarted since). why: see dispatch/deliveries.py, for a lost
+    one `node_ended`. known: whether the node that held it could say what it had pushed."""
+
+    node: int
+    session: int
+    uid: str = ""
+    device_flag: int = 0
+    device_id: str = ""
+    state: str = "connected"
+    known: bool = True
+    opened_ms: int = 0
+    pushed_ms: int = 0
+    repeated_ms: list[int] = []
+    acknowledged_ms: int = 0
+    ended_ms: int = 0
+    why: str = ""
+    text: str = ""
+
+
+class NodeFacts(msgspec.Struct, kw_only=True):
+    """What one node remembers. since_ms: when its process began; forgotten_ms, ended_forgotten_ms: what it had pushed,
+    and which sessions had ended, up to then it does not know any more; 0: all is known.
+
+    pushed: whether it has pushed this message to anybody. nameless: sessions among those about which nothing is known
+    any more. receivers, confirmers: uids, cut at RECEIVERS_LIMIT_COUNT."""
+
+    node: int
+    recording: bool = True
+    since_ms: int = 0
+    forgotten_ms: int = 0
+    ended_forgotten_ms: int = 0
+    pushed: bool = False
+    nameless: int = 0
+    receivers: list[str] = []
+    confirmers: list[str] = []
+    cut: bool = False
+    sessions: list[SessionFacts] = []
+
+
+class Pushes:
+    """The memory of this node, told in the words of the answer. deliveries: None for a node that remembers nothing."""
+
+    def __init__(self, *, node_id: int, deliveries: Deliveries | None, registry: Registry, clock: Clock) -> None:
+        self.node_id = node_id
+        self._deliveries = deliveries
+        self._registry = registry
+        self._clock = clock
+        self._since_ms = clock.now_ms()
+
+    async def facts(self, channel: ChannelId, message_id: int, uids: Iterable[str]) -> NodeFacts:
+        """Of a message: who got it here; of these users: their sessions here, and what became of it there."""
+        deliveries = self._deliveries
+        if deliveries is None:
+            return NodeFacts(node=self.node_id, recording=False, since_ms=self._since_ms)
+        entry = deliveries.of(message_id)
+        if entry is not None and entry.channel != channel:
+            entry = None
+        facts = NodeFacts(
+            node=self.node_id,
+            since_ms=self._since_ms,
+            forgotten_ms=self._unix(deliveries.forgotten_ms),
+            ended_forgotten_ms=self._unix(deliveries.ended_forgotten_ms),
+            pushed=entry is not None,
+        )
+        users = {uid: [] for uid in uids}  # type: dict[str, list[SessionFacts]]
+        known: dict[int, str] = {}
+        sessions: dict[int, SessionFacts] = {}
+        for ended in deliveries.ended_sessions():
+            known[ended.number] = ended.uid
+            if ended.uid in users:
+                users[ended.uid].append(
+                    SessionFacts(
+                        node=self.node_id,
+                        session=ended.number,
+                        uid=ended.uid,
+                        device_flag=ended.device_flag,
+                        device_id=ended.device_id,
+                        state="ended",
+                        opened_ms=ended.opened_ms,
+                        ended_ms=self._unix(ended.ended_ms),
+                        why=ended.why,
+                        text=ended.text,
+                    )
+                )
+        for uid, found in users.items():
+            ended_numbers = {each.session for each in found}
+            for session in self._registry.of(uid):
+                if session.number not in ended_numbers:
+                    found.append(
+                        SessionFacts(
+                            node=self.node_id,
+                            session=session.number,
+                            uid=uid,
+                            device_flag=session.device_flag,
+                            device_id=session.device_id,
+                            opened_ms=session.opened_ms,
+                        )
+                    )
+            sessions.update((each.session, each) for each in found)
+        if entry is not None:
+            await self._tell(facts, entry, sessions, known)
+        for found in users.values():
+            facts.sessions += _worth_telling(found)
+        return facts
+
+    async def _tell(
+        self, facts: NodeFacts, entry: Delivery, sessions: dict[int, SessionFacts], ended: dict[int, str]
+    ) -> None:
+        """Enter what is known of the message."""
+        confirmed = _by_session(entry.acknowledged())
+        repeated = _by_session(entry.repeated())
+        at_ms = self._unix(entry.at_ms)
+        by_number = self._registry.by_number
+        receivers: dict[str, None] = {}
+        confirmers: dict[str, None] = {}
+        pace = Pace()
+        for number in list(entry.numbers()):
+            session = by_number.get(number)
+            uid = ended.get(number, "") if session is None else session.uid
+            marks = confirmed.get(marked_as(number), ())
+            if uid:
+                receivers[uid] = None
+                if marks:
+                    confirmers[uid] = None
+            else:
+                facts.nameless += 1
+            told = sessions.get(number)
+            if told is not None:
+                told.pushed_ms = at_ms
+                told.acknowledged_ms = at_ms + marks[0] if marks else 0
+                told.repeated_ms = [at_ms + after_ms for after_ms in repeated.get(marked_as(number), ())]
+            await pace.step()
+        facts.cut = len(receivers) > RECEIVERS_LIMIT_COUNT
+        if not facts.cut:
+            facts.receivers, facts.confirmers = list(receivers), list(confirmers)
+
+    def _unix(self, monotonic_ms: int) -> int:
+        """By the clock as it is now; 0 for what is not there."""
+        if monotonic_ms < 0:
+            return 0
+        return self._clock.now_ms() - int(self._clock.monotonic() * 1000) + monotonic_ms
+
+
+def _by_session(marks: list[Mark]) -> dict[int, list[int]]:
+    found: dict[int, list[int]] = {}
+    for mark in marks:
+        found.setdefault(mark.session, []).append(mark.after_ms)
+    return found
+
+
+def _worth_telling(sessions: list[SessionFacts]) -> list[SessionFacts]:
+    """All that are connected or got the message, and the last of the others."""
+    idle = [each for each in sessions if each.state == "ended" and not each.pushed_ms]
+    dropped = {id(each) for each in idle[:-ENDED_PER_USER]}
+    return [each for each in sessions if id(each) not in dropped]
+
+
+# -- what is asked and answered --
+
+
+class Query(msgspec.Struct, frozen=True, kw_only=True):
+    """A message, by seq or by id. uid: only of this user; else a page of users in the order of their uids, from
+    `start` on. channel: the stored one."""
+
+    twin: Twin
+    message_seq: int = 0
+    message_id: int = 0
+    uid: str = ""
+    start: str = ""
+    limit: int = DEFAULT_LIMIT
+
+
+class MessageFacts(msgspec.Struct, kw_only=True):
+    """sent_ms: when the log took it, from its id; of an imported one its timestamp. message_seq 0: it is not stored,
+    and only what nodes remember of it is known. from_uid, client_msg_no: empty then."""
+
+    message_id: int
+    message_seq: int
+    stored: bool
+    sent_ms: int
+    from_uid: str = ""
+    client_msg_no: str = ""
+    no_push_reason: str = ""
+
+
+class Membership(msgspec.Struct, kw_only=True):
+    """The time as a member that covers the message, or the one that tells why none does. seq: of the log that the
+    message is in; a message is his if from_seq < seq <= until_seq. log_index: of the slot's log.
+
+    from_ms, until_ms: [not before, not after] in unix ms as far as rows and messages around tell, 0 for no bound;
+    until_*: absent while he is a member."""
+
+    from_log_index: int
+    from_seq: int
+    from_ms: tuple[int, int]
+    until_log_index: int | msgspec.UnsetType = msgspec.UNSET
+    until_seq: int | msgspec.UnsetType = msgspec.UNSET
+    until_ms: tuple[int, int] | msgspec.UnsetType = msgspec.UNSET
+
+
+class Sync(msgspec.Struct, kw_only=True):
+    """How the message comes to a device that did not get it. way: conversation (/conversation/sync shows that there is
+    something, /channel/messagesync brings it), history (/channel/messagesync alone: he has no conversation there),
+    command (/message/sync), none (it is not stored). from_seq: of the first that he has not read or confirmed. done:
+    he has read or confirmed it."""
+
+    way: str
+    from_seq: int = 0
+    done: bool = False
+
+
+class UserFacts(msgspec.Struct, kw_only=True):
+    """recipient: null if it cannot be known any more. why:
+
+    member           a member when it was sent
+    implicit         a member by the channel's id: of a chat of two, a visitor, an agent's user
+    named            the sender named the recipients, and him among them; not_named: not among them
+    joined_later     became a member after it; whether he had been one before is not kept
+    removed_before   was no member any more
+    no_member        no membership is known: he never was a member, or was one once and nothing of it is kept
+    pushed           the message is not stored, and a node pushed it to him
+    not_kept         the message is not stored, and so is not known who was a member then
+    system_account   the system account: nothing is ever pushed to it
+
+    denied: on the deny list now: may not send, and still receives. sender: he sent it; his sending session gets none.
+    """
+
+    uid: str
+    recipient: bool | None
+    why: str
+    sender: bool = False
+    denied: bool = False
+    system: bool = False
+    connected: bool = False
+    membership: Membership | None = None
+    sessions: list[SessionFacts] = []
+    sync: Sync | None = None
+
+
+class Counts(msgspec.Struct, kw_only=True):
+    """Users. exact: no node's memory is missing, so `by_sync` got no push for certain; else it is at most that."""
+
+    recipients: int
+    pushed: int
+    acknowledged: int
+    by_sync: int
+    exact: bool
+
+
+class NodeShape(msgspec.Struct, kw_only=True):
+    """answered: within TIMEOUT_S. covers: it remembers all that it pushed when the message was sent. Times in unix ms:
+    since_ms: when its process began, forgotten_ms: it has forgotten its pushes up to then; 0 for none."""
+
+    node: int
+    answered: bool = True
+    recording: bool = True
+    covers: bool = False
+    since_ms: int = 0
+    forgotten_ms: int = 0
+    pushed: bool = False
+    nameless: int = 0
+
+
+class Explanation(msgspec.Struct, kw_only=True):
+    """next: the `start` of the following page, empty after the last. counts: with the first page only."""
+
+    channel_id: str
+    channel_type: int
+    command: bool
+    message: MessageFacts
+    nodes: list[NodeShape]
+    counts: Counts | None
+    users: list[UserFacts]
+    next: str = ""
+
+
+class _Verdict(NamedTuple):
+    recipient: bool | None
+    why: str
+    interval: Interval | None = None
+
+
+class Explain:
+    """pushes: of this node."""
+
+    def __init__(self, replica: Replica, pushes: Pushes) -> None:
+        self._replica = replica
+        self.pushes = pushes
+
+    def named(self, channel_id: str, channel_type: int, login_uid: str, *, is_cmd: bool) -> Twin:
+        """The log that is meant. A chat of two is named by the other's uid and login_uid, or by both uids with @
+        between them. Raises RequestRefused."""
+        plain, suffixed = without_suffix(channel_id, channel_type, self._replica.settings.cmd_suffix)
+        if channel_type in (PERSON, AGENT) and "@" not in plain and not login_uid:
+            raise RequestRefused(
+                f"a chat of two needs both: channel_id={plain}&login_uid=UID, or channel_id={plain}@UID"
+            )
+        if channel_type == PERSON and "@" in plain:
+            channel = ChannelId(PERSON, person_id(*plain.split("@", 1)))
+        elif channel_type in (PERSON, AGENT) and "@" not in plain:
+            channel = stored_channel(plain, channel_type, login_uid)
+        else:
+            channel = ChannelId(channel_type, plain)
+        check_id(channel.id)
+        return Twin(channel, is_cmd or suffixed)
+
+    async def explain(self, query: Query, nodes: Nodes) -> Explanation:
+        """Raises RequestRefused for a message that is not there, Unavailable when this node cannot read up to date."""
+        channel = query.twin.channel
+        message, facts = self._message(await self._replica.read(channel.id), query)
+        limit = min(query.limit, MAX_LIMIT) if query.limit > 0 else DEFAULT_LIMIT
+        users: list[str] | None = [check_id(query.uid)] if query.uid else None
+        recipients: list[str] | None = None
+        following = ""
+        if users is None:
+            page = await self._page(query, message, facts, limit)
+            users, recipients, following = page
+        answers, silent = await self._ask(nodes, channel, facts.message_id, users)
+        if users and not query.uid and not message and not query.start:
+            users = _with_receivers(users, answers, limit)
+        await self._replica.catch_up([channel.id, *users])
+        pace = Pace()
+        told = []
+        for uid in users:
+            told.append(self._user(query.twin, message, facts, uid, answers, silent))
+            await pace.step()
+        return Explanation(
+            channel_id=channel.id,
+            channel_type=channel.type,
+            command=query.twin.is_cmd,
+            message=facts,
+            nodes=_shapes(answers, silent, facts.sent_ms),
+            counts=_counts(recipients, answers, silent, facts.sent_ms),
+            users=told,
+            next=following,
+        )
+
+    async def serve(self, args: dict[str, Any]) -> bytes:
+        """The question of another node. Any: as it came over the link."""
+        uids = args["uids"]
+        if not isinstance(uids, list) or len(uids) > MAX_LIMIT:
+            raise RequestRefused("too many users at once")
+        channel = ChannelId(int(args["channel_type"]), str(args["channel_id"]))
+        facts = await self.pushes.facts(channel, int(args["message_id"]), [str(uid) for uid in uids])
+        return msgspec.json.encode(facts)
+
+    # -- the message --
+
+    def _message(self, state: State, query: Query) -> tuple[Message | None, MessageFacts]:
+        channel, is_cmd = query.twin
+        part = channel_part(channel)
+        head = state.head(part)
+        message = None
+        if query.message_seq > 0:
+            message = stored_message(state, part, is_cmd, query.message_seq)
+        elif query.message_id > 0:
+            message = message_by_id(state, part, query.message_id, is_cmd=is_cmd)
+        if message is not None:
+            old = message.message_seq <= imported_seq(state, part, is_cmd=is_cmd)
+            sent_ms = message.timestamp * 1000 if old else _id_ms(message.message_id)
+            return message, MessageFacts(
+                message_id=message.message_id,
+                message_seq=message.message_seq,
+                stored=True,
+                sent_ms=sent_ms,
+                from_uid=message.from_uid,
+                client_msg_no=message.client_msg_no,
+            )
+        kind = "command" if is_cmd else "message"
+        if query.message_seq > 0:
+            last = 0 if head is None else head.cmd_seq if is_cmd else head.last_seq
+            has = f"its last {kind} is {last}" if last else f"it has no {kind}s"
+            raise RequestRefused(f"channel {channel.id} of type {channel.type} has no {kind} {query.message_seq}; {has}")
+        if query.message_id >> 12 & 1023 != state.slot & 1023 or not 0 < _id_ms(query.message_id) <= state.now_ms:
+            raise RequestRefused(f"no message of channel {channel.id} of type {channel.type} has this id")
+        return None, MessageFacts(
+            message_id=query.message_id, message_seq=0, stored=False, sent_ms=_id_ms(query.message_id)
+        )
+
+    # -- users --
+
+    async def _page(
+        self, query: Query, message: Message | None, facts: MessageFacts, limit: int
+    ) -> tuple[list[str], list[str] | None, str]:
+        """Users from `start` on, all recipients (None: not known or not asked for), and where the next page begins."""
+        channel = query.twin.channel
+        if message is not None and message.recipients is not None:
+            everybody = sorted(set(message.recipients))
+            page = [uid for uid in everybody if uid >= query.start][: limit + 1]
+            return page[:limit], None if query.start else everybody, page[limit] if len(page) > limit else ""
+        recipients: list[str] | None = None if query.start or message is None else []
+        found = []
+        async for uid, row in self._rows(channel, query.start):
+            if len(found) <= limit:
+                found.append(uid)
+            elif recipients is None:
+                break
+            if recipients is not None:
+                if self._verdict(self._replica.now(channel.id), query.twin, message, facts, uid, row).recipient:
+                    recipients.append(uid)
+                if len(recipients) > ROWS_LIMIT_COUNT:
+                    recipients = None
+        return found[:limit], recipients, found[limit] if len(found) > limit else ""
+
+    async def _rows(self, channel: ChannelId, start: str) -> "AsyncRows":
+        raise NotImplementedError
+
+    def _verdict(
+        self, state: State, twin: Twin, message: Message | None, facts: MessageFacts, uid: str, row: UserRow | None
+    ) -> _Verdict:
+        raise NotImplementedError
