@@ -18,7 +18,7 @@ COPY pyproject.toml ./
 RUN set -eu; \
     if ls wheels/*.whl >/dev/null 2>&1; then index="--no-index --find-links wheels"; else index=""; fi; \
     python3 -c 'import tomllib; p = tomllib.load(open("pyproject.toml", "rb")); \
-print("\n".join(p["project"]["dependencies"])); \
+print("\n".join(p["project"]["dependencies"] + p["project"]["optional-dependencies"]["grpc"])); \
 print("\n".join(p["build-system"]["requires"]), file=open("build.txt", "w"))' >dependencies.txt; \
     /build/bin/pip install --quiet $index -r build.txt; \
     /build/bin/pip --python /opt/wukong/bin/python install --quiet $index -r dependencies.txt

@@ -16,7 +16,7 @@ import ssl
 import sys
 import threading
 import time
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Iterator, Mapping
 from typing import Final, NoReturn
 
 import msgspec
@@ -26,7 +26,7 @@ from wukong import __version__
 from wukong.api.auth import Logins, signing_key
 from wukong.api.backup import BackupRoutes
 from wukong.api.manager import build_manager_app
-from wukong.api.metrics import COUNTER, GAUGE, Figure, registry_of
+from wukong.api.metrics import Figure, registry_of
 from wukong.api.server import ApiOptions, ApiServer, build_app
 from wukong.api.system import Addresses
 from wukong.channel.commands import PutSettings
@@ -42,13 +42,15 @@ from wukong.cluster.inbound import Inbound
 from wukong.cluster.membership import OwnRow
 from wukong.cluster.mesh import Mesh
 from wukong.cluster.watch import WatchOptions
-from wukong.config import CMD_SUFFIX, SYSTEM_UID, WEBHOOK_EVENTS, Address, Config, cluster_settings
+from wukong.config import CMD_SUFFIX, SYSTEM_UID, Address, Config, cluster_settings
 from wukong.config.keys import ManagerConfig
 from wukong.console.feed import Feed, NodeFigures
 from wukong.console.server import ConsoleServer, Tokens
+from wukong.dispatch.deliveries import Deliveries
 from wukong.dispatch.dispatcher import Dispatcher
 from wukong.dispatch.retry import RetryPolicy
 from wukong.errors import ListenError, Unavailable, WukongError
+from wukong.figures import Parts, figures
 from wukong.gateway.gateway import ClientGateway
 from wukong.gateway.options import GatewayOptions
 from wukong.links.links import Links
@@ -60,9 +62,11 @@ from wukong.raft.config import RaftConfig
 from wukong.raft.log import FIRST_INDEX, Member
 from wukong.raft.runtime import Runtime
 from wukong.raft.wal import Wal
+from wukong.service.audit import Audit
 from wukong.service.backup import BackupOptions, Backups
 from wukong.service.cluster import ClusterAdmin
 from wukong.service.datasource import Datasource
+from wukong.service.explain import Pushes
 from wukong.service.history import History, Reading
 from wukong.service.other_nodes import OtherNodes
 from wukong.service.overview import Overview
@@ -180,11 +184,14 @@ class Server:
         self._parts.push_async_callback(self._close_store)
         self.registry = Registry()
         self.audience = Audience()
+        record_bytes = config.wukong.delivery_record_bytes
+        self.deliveries = Deliveries(record_bytes) if record_bytes else None
         self.dispatcher = Dispatcher(
             node_id=node_id,
             registry=self.registry,
             audience=self.audience,
             clock=clock,
+            deliveries=self.deliveries,
             policy=RetryPolicy(
                 config.message_retry.interval_ms,
                 config.message_retry.max_count,
@@ -272,6 +279,7 @@ class Server:
             api_url=cluster.api_url,
             version=__version__,
             boot=secrets.randbelow(1 << 62) + 1,
+            starts=directory.starts,
         )
         self.clocks = Clocks(self.clock)
         self.mesh = Mesh(cluster.node_id, self.clock, own, known)
@@ -470,6 +478,14 @@ class Server:
             manager_token=config.manager_token,
             system_uid=SYSTEM_UID,
         )
+        self.audit = Audit(
+            node=self.node,
+            registry=self.registry,
+            audience=self.audience,
+            sessions=self.sessions,
+            clock=self.clock,
+            rng=random.Random(),
+        )
         limits = config.wukong
         controller = self.controller
         assert controller is not None
@@ -490,6 +506,7 @@ class Server:
                 outbound_limit_bytes=limits.session_outbound_bytes,
             ),
             trusted_proxies=limits.trusted_proxies,
+            on_end=self.dispatcher.ended,
         )
         self.dispatcher.gateway = self.gateway
         self._parts.push_async_callback(self._close_doors)
@@ -513,7 +530,7 @@ class Server:
         nodes = OtherNodes(controller, use_cases.replica, timeout_s=config.cluster.request_timeout_ms / 1000)
         self._parts.push_async_callback(nodes.stop)
         logins = await self._logins()
-        options = self._api_options()
+        options = self._api_options(use_cases)
         backups = BackupRoutes(self._backups(controller.cluster)).routes()
         server = ApiServer(
             build_app(use_cases, options, cluster=admin, nodes=nodes, logins=logins, more_routes=backups)
@@ -543,7 +560,8 @@ class Server:
             )
             asking = asyncio.get_running_loop().create_task(datasource.run(), name="datasource")
             self._parts.push_async_callback(_cancel, asking)
-        for work in (self._retry_unacknowledged(), self._sample_loop_lag(controller), history.run()):
+        periodic = (self._retry_unacknowledged(), self._sample_loop_lag(controller), history.run(), self.audit.run())
+        for work in periodic:
             task = asyncio.get_running_loop().create_task(work)
             self._parts.push_async_callback(_cancel, task)
 
@@ -664,9 +682,15 @@ class Server:
             overview,
             timeout_ms=self.config.cluster.request_timeout_ms,
             conversation_max_count=self.config.conversation.user_max_count,
+            pushes=Pushes(
+                node_id=self.config.cluster.node_id,
+                deliveries=self.deliveries,
+                registry=self.registry,
+                clock=self.clock,
+            ),
         )
 
-    def _api_options(self) -> ApiOptions:
+    def _api_options(self, use_cases: UseCases) -> ApiOptions:
         config = self.config
         shown = config.external_addresses(tcp_port=self.tcp_port, ws_port=self.ws_port, wss_port=self.wss_port)
         return ApiOptions(
@@ -686,7 +710,7 @@ class Server:
             health=self._why_unhealthy,
             docs_on=config.mode != "release",
             prometheus_on=bool(config.trace.prometheus_api_url),
-            figures=tuple(self._figures()),
+            figures=tuple(self._figures(use_cases)),
         )
 
     def _make_history(self, use_cases: UseCases) -> History:
@@ -718,68 +742,31 @@ class Server:
         refusing = self.gateway is not None and self.gateway.is_refusing
         return self.controller.health.why_not() or ("new clients are not taken yet" if refusing else "")
 
-    def _figures(self) -> Iterator[Figure]:
-        """What GET /metrics shows of this node."""
+    def _figures(self, use_cases: UseCases) -> Iterator[Figure]:
         assert self.gateway is not None
-        node, dispatcher, gateway, store = self.node, self.dispatcher, self.gateway, self.store
-        yield Figure("wukong_loop_lag_seconds", "Delay of a timer.", GAUGE, lambda: self.loop_lag_ms / 1000)
-        yield Figure("wukong_sessions", "Clients logged in here.", GAUGE, lambda: len(self.registry))
-        yield Figure("wukong_connections", "Client sockets.", GAUGE, lambda: gateway.connections)
-        yield Figure("wukong_commands_applied", "Commands applied.", COUNTER, lambda: node.applied_commands)
-        yield Figure("wukong_commands_in_flight", "Commands proposed, not applied yet.", GAUGE, lambda: node.in_flight)
-        yield Figure("wukong_pushes", "RECVs handed to sessions.", COUNTER, lambda: dispatcher.pushed)
-        yield Figure("wukong_event_pushes", "EVENTs handed to sessions.", COUNTER, lambda: dispatcher.events_pushed)
-        yield Figure("wukong_pushes_repeated", "RECVs repeated without a RECVACK.", COUNTER, lambda: dispatcher.retried)
-        yield Figure(
-            "wukong_retries_dropped", "Retries lost at the limit.", COUNTER, lambda: dispatcher.retries_dropped
-        )
-        yield Figure(
-            "wukong_slow_sessions_closed", "Clients that did not read.", COUNTER, lambda: gateway.counters.slow_closed
-        )
-        yield Figure("wukong_wal_syncs", "Batches of the log put on disk.", COUNTER, lambda: self._wal.sync_count)
-        yield Figure("wukong_wal_written_bytes", "Bytes written to the log.", COUNTER, lambda: self._wal.written_bytes)
-        yield Figure("wukong_wal_bytes", "Size of the log.", GAUGE, lambda: self._wal.size_bytes)
-        runtime, mesh, snapshots = self.runtime, self.mesh, self.snapshots
-        yield Figure("wukong_slots_led", "Slots this node leads.", GAUGE, lambda: runtime.stats().groups_led)
-        yield Figure("wukong_log_entries", "Entries of the log in memory.", GAUGE, lambda: runtime.stats().log_entries)
-        yield Figure("wukong_apply_backlog_bytes", "Committed, not applied.", GAUGE, runtime.backlog_bytes)
-        yield Figure("wukong_nodes_connected", "Other nodes.", GAUGE, lambda: len(mesh.connected_nodes))
-        yield Figure("wukong_snapshots", "Copies of slots under way.", GAUGE, lambda: len(snapshots.progress()))
-        yield from self._webhook_figures()
-        if self.links is not None:
-            links = self.links.counters
-            yield Figure(
-                "wukong_links",
-                "Links to other nodes: messages, frames, bytes, refusals.",
-                COUNTER,
-                lambda: {(name,): value for name, value in msgspec.structs.asdict(links).items()},
-                ("figure",),
+        assert self.controller is not None
+        assert self.webhooks is not None
+        return figures(
+            Parts(
+                node=self.node,
+                runtime=self.runtime,
+                wal=self._wal,
+                store=self.store,
+                snapshots=self.snapshots,
+                mesh=self.mesh,
+                links=self.links,
+                controller=self.controller,
+                registry=self.registry,
+                gateway=self.gateway,
+                sessions=self.sessions,
+                dispatcher=self.dispatcher,
+                messages=use_cases.messages,
+                audit=self.audit,
+                webhooks=self.webhooks,
+                is_serving=lambda: not self._why_unhealthy(),
+                loop_lag_s=lambda: self.loop_lag_ms / 1000,
             )
-        yield Figure(
-            "wukong_store",
-            "The database's own figures.",
-            GAUGE,
-            lambda: {(name,): value for name, value in store.stats().items()},
-            ("figure",),
         )
-
-    def _webhook_figures(self) -> Iterator[Figure]:
-        sender = self.webhooks
-        assert sender is not None
-        totals = sender.totals
-        yield Figure("wukong_webhook_backlog_records", "Events waiting, slots led.", GAUGE, sender.backlog_records)
-        yield Figure("wukong_webhook_backlog_bytes", "Bytes of events waiting.", GAUGE, sender.backlog_bytes)
-        yield Figure("wukong_webhook_oldest_seconds", "Age of the oldest event waiting.", GAUGE, sender.oldest_s)
-
-        def by_event(counts: Mapping[str, int]) -> Callable[[], Mapping[tuple[str, ...], float]]:
-            return lambda: {(event,): counts[event] for event in WEBHOOK_EVENTS}
-
-        for name, help_, counts in (
-            ("wukong_webhook_delivered", "Events that the back end took.", totals.delivered),
-            ("wukong_webhook_retried", "Requests sent again.", totals.retried),
-            ("wukong_webhook_dropped", "Events given up.", totals.dropped),
-        ):
-            yield Figure(name, help_, COUNTER, by_event(counts), ("event",))
 
     async def _retry_unacknowledged(self) -> None:
         """Push again what was not acknowledged in time; in slices, so that no turn of the loop is long."""

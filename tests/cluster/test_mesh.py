@@ -311,7 +311,7 @@ def test_a_node_with_a_new_disk_is_let_in_when_the_old_one_was_silent_for_long()
 
 def process(boot: int) -> object:
     """Facts of node 2, told by one of its processes."""
-    return wire(Facts(12, 16, 77, OURS.members, "127.0.0.1:2", boot=boot))
+    return wire(Facts(12, 16, 77, OURS.members, "127.0.0.1:2", boot=boot + 100, starts=boot))
 
 
 def test_a_restarted_node_is_let_in_at_once_when_the_link_to_its_last_process_broke() -> None:
@@ -350,6 +350,26 @@ def test_a_node_that_hung_is_followed_by_its_next_process() -> None:
     assert mesh.facts(2, process(2)), "its machine is gone and nobody closed its connections"
 
 
+def test_what_a_dead_process_said_late_does_not_shut_the_living_one_out() -> None:
+    mesh, _, _ = serving()
+    mesh.connected(2)
+    mesh.facts(2, process(2))
+    mesh.disconnected(2)
+    assert not mesh.facts(2, process(1)), "of its last life, read late"
+    mesh.connected(2)
+    assert mesh.facts(2, process(2))
+    assert mesh.connected_nodes == {2}
+
+
+def test_who_was_heard_late_only_gives_way_to_the_living_one() -> None:
+    clock = StillClock()
+    mesh, _, _ = serving(clock)
+    assert mesh.facts(2, process(1)), "of its last life, and nobody knows better"
+    assert not mesh.facts(2, process(2))
+    clock.seconds += 3
+    assert mesh.facts(2, process(2))
+
+
 def test_of_two_copies_that_take_turns_neither_is_heard_until_one_is_stopped() -> None:
     clock = StillClock()
     mesh, _, replica = serving(clock)
@@ -358,7 +378,11 @@ def test_of_two_copies_that_take_turns_neither_is_heard_until_one_is_stopped() -
     mesh.disconnected(2)
     mesh.connected(2)
     assert mesh.facts(2, process(2)), "it looks like a restart"
-    assert not mesh.facts(2, process(1)), "but the first one is still there"
+    assert not mesh.facts(2, process(1)), "but this may be late"
+    assert mesh.connected_nodes == {2}
+    clock.seconds += 3
+    mesh.received(2, CONTROL, 0, {})
+    assert not mesh.facts(2, process(1)), "no, the first one is still there"
     assert mesh.connected_nodes == set()
     mesh.received(2, RAFT, 0, {})
     assert ("raft", 2, 0, {}) not in replica.events

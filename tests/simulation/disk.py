@@ -83,6 +83,7 @@ class Disk:
         self.rng = rng
         self.directory = directory
         self.number = number
+        self.starts = 0
         self.formation: Formation | None = None  # what node.json keeps
         self.store = MemoryStore()
         self.sync_s = (0.0005, 0.004)

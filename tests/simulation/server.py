@@ -92,7 +92,8 @@ class Server:
         self.clock = ProcessClock(self.loop, world.wall_ms[node_id])
         known = {other: world.address(other) for other in world.named_nodes(node_id) if other != node_id}
         boot = self.rng.getrandbits(62)
-        own = Facts(disk.number, world.options.slots, join=True, addr=world.address(node_id), boot=boot)
+        disk.starts += 1
+        own = Facts(disk.number, world.options.slots, join=True, addr=world.address(node_id), boot=boot, starts=disk.starts)
         self.clocks = Clocks(self.clock)
         self.mesh = Mesh(node_id, self.clock, own, known)
         self.links = SimLinks(world.network, node_id, self.loop)

@@ -22,7 +22,8 @@ from aiohttp import web
 
 from wukong.api import answers
 from wukong.api.backup import PREFIX as BACKUP_PREFIX
-from wukong.api.cluster import CHANGE_NOTHING, PREFIX, why_refused
+from wukong.api.cluster import CHANGE_NOTHING, PREFIX, is_from_here, why_refused
+from wukong.api.explain import PATH as EXPLAIN_PATH
 from wukong.api.imports import PREFIX as IMPORT_PREFIX
 from wukong.api.request import POST, read, refuse_if, route
 from wukong.clock import Clock
@@ -200,9 +201,18 @@ def is_by_address(request: web.Request) -> bool:
     return True
 
 
+def is_local(request: web.Request) -> bool:
+    """Asked on this machine, by no web page of another origin, under whatever name."""
+    return is_from_here(request) and is_same_origin(request) and is_by_address(request)
+
+
+NOT_LOCAL = "without managerToken this is answered on the node's own machine only; set managerToken"
+
+
 class ApiDoor:
     """Who gets in at the API's port. http-api.md 2.2: the manager token for everything, if there is one; the routes of
-    section 12.2 need a login besides. Our own routes that change the cluster need the token, or this machine."""
+    section 12.2 need a login besides. Our own routes that change the cluster, or show
+    who gets what, need the token, or this machine."""
 
     def __init__(self, token: str, logins: Logins) -> None:
         self._token = token.strip().encode()
@@ -218,6 +228,8 @@ class ApiDoor:
             and (text := why_refused(request))
         ):
             return answers.refused(text, http_status=403)
+        if not self._token and request.path == EXPLAIN_PATH and not is_local(request):
+            return answers.refused(NOT_LOCAL, http_status=403)
         return None
 
     def permits(self, request: web.Request, resource: str) -> bool:
@@ -227,7 +239,7 @@ class ApiDoor:
 
     def shows_to_all(self, request: web.Request) -> bool:
         """Whether pages of other origins may read the answer."""
-        return not request.path.startswith((PREFIX, IMPORT_PREFIX, BACKUP_PREFIX, LOGIN_PATH))
+        return not request.path.startswith((PREFIX, IMPORT_PREFIX, BACKUP_PREFIX, EXPLAIN_PATH, LOGIN_PATH))
 
 
 # -- the key --

@@ -64,11 +64,16 @@ def why_refused(request: web.Request) -> str:
     """Why a request that carries no manager token may not change the cluster; "" if it may."""
     if request.method != POST:
         return ""
-    if not _is_loopback(request.remote) or any(name in request.headers for name in _FORWARDED):
+    if not is_from_here(request):
         return FROM_ELSEWHERE
     if request.content_type != "application/json" or "Origin" in request.headers:
         return NOT_JSON
     return ""
+
+
+def is_from_here(request: web.Request) -> bool:
+    """Whether it comes from this machine, and no proxy on it asks for somebody else."""
+    return _is_loopback(request.remote) and not any(name in request.headers for name in _FORWARDED)
 
 
 def _is_loopback(text: str | None) -> bool:

@@ -51,6 +51,7 @@ from wukong.api.request import GET, POST, route
 from wukong.api.system import RouteBatchShape, RouteShape
 from wukong.api.users import OnlineShape, QuitBody, TokenBody, UidsBody
 from wukong.service.events import EventShape
+from wukong.service.explain import Explanation
 from wukong.service.overview import ConnectionShape
 from wukong.service.shapes import ConversationShape, MessageShape, RecentsShape
 
@@ -316,6 +317,24 @@ OPERATIONS: tuple[Operation, ...] = (
         query=(_NODE, Query("show", help="conn: connections too"), Query("conn_limit", "integer")),
     ),
     Operation(GET, "/varz/setting", "What is switched on", (SettingShape,)),
+    Operation(
+        GET,
+        "/message/explain",
+        "Why users got a message, or did not (not in WuKongIM); manager token, or this machine",
+        (Explanation,),
+        query=(
+            Query("channel_id"),
+            Query("channel_type", "integer", "2 if absent"),
+            Query("message_seq", "integer"),
+            Query("message_id", "integer", "instead of message_seq; finds what is not stored"),
+            Query("uid", help="only of this user"),
+            Query("login_uid", help="names a chat of two together with the peer's uid"),
+            Query("cmd", "integer", "1: the channel's commands"),
+            Query("start", help="where the page begins"),
+            Query("limit", "integer", "100 if absent, and at most"),
+        ),
+        other={403: Refusal},
+    ),
     # Users
     Operation(
         POST, "/user/token", "Set a device's token; 19 or 24: the user is banned", (Ok, SoftStatus), body=TokenBody

@@ -24,6 +24,7 @@ from wukong.api.connections import ConnectionRoutes, TagRoutes
 from wukong.api.console import ConsoleRoutes, Permits
 from wukong.api.conversations import ConversationRoutes
 from wukong.api.events import EventRoutes
+from wukong.api.explain import ExplainRoutes
 from wukong.api.imports import ImportRoutes
 from wukong.api.messages import MessageRoutes
 from wukong.api.metrics import COUNTER, GAUGE, Figure, MetricsRoutes, registry_of
@@ -194,6 +195,7 @@ def operator_routes(
         prometheus_on=options.prometheus_on,
     ).routes()
     yield from TagRoutes(nodes).routes()
+    yield from ExplainRoutes(use_cases.explain, nodes).routes()
     yield from LoginRoutes(logins).routes()
     yield from BrowseRoutes(use_cases.browse, use_cases.channels, nodes, console).routes()
     yield route(POST, "/cluster/message/eventsync", EventRoutes(use_cases.events).sync)

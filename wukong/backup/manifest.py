@@ -10,6 +10,7 @@ The manifest names every file with its size and digest, and ends with a digest o
 import os
 from collections.abc import Iterator
 from hashlib import blake2b
+from itertools import pairwise
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -181,7 +182,7 @@ def chain(backup: Backup) -> list[Backup]:
             )
         found.append(beside[base])
     found.reverse()
-    for earlier, later in zip(found, found[1:], strict=False):
+    for earlier, later in pairwise(found):
         _check_link(earlier, later)
     return found
 

@@ -1,8 +1,8 @@
 """Pairs of bytes as they travel from the server and stand in files: rows (key, value), or entries of the log.
 
-    pair     key length (u32), value length (u32), key, value      all numbers little endian
-    frame    bytes of the pairs (u32), CRC-32 of them (u32), the pairs; one without pairs is the last of an answer
-    entry    as a pair: index and term (two u64, big endian), and the command of the log
+pair     key length (u32), value length (u32), key, value      all numbers little endian
+frame    bytes of the pairs (u32), CRC-32 of them (u32), the pairs; one without pairs is the last of an answer
+entry    as a pair: index and term (two u64, big endian), and the command of the log
 """
 
 import struct

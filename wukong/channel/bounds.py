@@ -23,6 +23,7 @@ from wukong.channel.commands import (
     CloseSession,
     Disband,
     DropNode,
+    Erase,
     ForgetNode,
     ForgetOutbox,
     FreezeOffline,
@@ -38,11 +39,13 @@ from wukong.channel.commands import (
     PutChannel,
     PutCopy,
     PutNode,
+    PutRetention,
     PutSettings,
     QuitDevices,
     RememberSync,
     RemoveAllMembers,
     RemoveMembers,
+    Retire,
     SetToken,
     StageMembers,
     SweepSessions,
@@ -55,6 +58,7 @@ from wukong.channel.copies import COPY_PAIR, COPY_SETTINGS, COPY_SYSTEM_UIDS, CO
 from wukong.channel.effects import Message
 from wukong.channel.ids import ChannelId
 from wukong.channel.messages import LAST_MS, NO_PERSIST, SNOWFLAKE_EPOCH_MS
+from wukong.channel.retention import MESSAGES_PER_COMMAND
 from wukong.channel.state import Settings
 from wukong.channel.webhooks import EVENT_NAMES, ROWS_PER_COMMAND
 from wukong.limits import DAY_MS, MAX_CHANNEL_TYPE, MAX_EVENT_PAYLOAD_BYTES, MAX_NODE_ID, MAX_STRING_BYTES
@@ -251,4 +255,15 @@ FITS: dict[type, Callable[[Any], bool]] = {
     ImportMessages: _import_messages,
     ImportMembers: lambda c: _channel(c.channel) and _texts(c.uids),
     ImportChats: lambda c: _channel(c.channel) and all(map(_imported_chat, c.chats)),
+    PutRetention: lambda c: (
+        _channel(c.channel)
+        and (c.policy is None or all(0 <= limit <= _MAX_I63 for limit in msgspec.structs.astuple(c.policy)))
+    ),
+    Retire: lambda c: _channel(c.channel) and 0 <= c.upto <= _MAX_I63,
+    Erase: lambda c: (
+        _channel(c.channel)
+        and _text(c.uid)
+        and len(c.seqs) <= MESSAGES_PER_COMMAND
+        and all(0 < seq <= _MAX_I63 for seq in c.seqs)
+    ),
 }

@@ -327,6 +327,41 @@ class ImportChats(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=33
     chats: list[ImportedChat]
 
 
+class RetentionPolicy(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """What is kept of a log, each limit for the messages and for the commands of a channel by themselves; 0: no limit.
+    All 0: everything is kept."""
+
+    days: int = 0
+    count: int = 0
+    bytes: int = 0
+
+
+class PutRetention(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=34):
+    """A channel's policy; None: none of its own. In slot 0 with an empty id: that of all channels of the type which
+    have none of their own."""
+
+    channel: ChannelId
+    policy: RetentionPolicy | None = None
+
+
+class Retire(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=35):
+    """Delete the messages of a log up to this seq, a limited number at once; the reply says how far it got. Nothing
+    happens to what is retired already."""
+
+    channel: ChannelId
+    is_cmd: bool
+    upto: int
+
+
+class Erase(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=36):
+    """Make the messages with these seqs say nothing, as far as the user sent them."""
+
+    channel: ChannelId
+    is_cmd: bool
+    uid: str
+    seqs: list[int]
+
+
 Command = (
     Append
     | PutChannel
@@ -359,6 +394,9 @@ Command = (
     | ImportMessages
     | ImportMembers
     | ImportChats
+    | PutRetention
+    | Retire
+    | Erase
 )
 
 

@@ -110,7 +110,7 @@ def _is_next(state: State, channel: ChannelId, part_: bytes, head: Head, uid: st
     between = []
     left = MAX_LOOK_BACK
     for before, last in _times(channel, uid, row, head.cmd_seq):
-        first, last = max(row.cmd_read, before) + 1, min(last, seq - 1)
+        first, last = max(row.cmd_read, before, head.first_cmd - 1) + 1, min(last, seq - 1)
         if first <= last:
             left -= last - first + 1
             if last > head.named_seq or left < 0:
@@ -196,7 +196,7 @@ def conversation(
         if not hidden:
             return None
         row = row or UserRow()
-    newest = 0 if head is None else head.last_seq
+    newest, retired = (0, 0) if head is None else (head.last_seq, head.first_seq - 1)
     first, last = (1, newest) if hidden else visible_range(row, newest)
     if after_seq > 0:
         first = max(first, after_seq + 1)
@@ -204,7 +204,9 @@ def conversation(
         first = max(first, row.read_seq + 1)
     messages = messages_between(state, part_, is_cmd=False, first=first, last=last, limit=count, newest=True)
     messages.reverse()
-    unread, read = _unread(state, part_, uid, row.read_seq, last, messages)
+    # What is not there any more cannot be read: it counts as read.
+    read = max(row.read_seq, min(retired, last))
+    unread, read = _unread(state, part_, uid, read, last, messages)
     return Conversation(channel, unread, read, last, messages)
 
 
@@ -270,7 +272,7 @@ def _commands_of_member(state: State, channel: ChannelId, part_: bytes, uid: str
         return []
     messages: list[Message] = []
     for before, last in _times(channel, uid, row, head.cmd_seq):
-        first = max(row.cmd_read, before) + 1
+        first = max(row.cmd_read, before, head.first_cmd - 1) + 1
         while first <= last and len(messages) < limit:
             page = messages_between(state, part_, is_cmd=True, first=first, last=last, limit=limit - len(messages))
             if not page:

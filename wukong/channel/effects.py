@@ -112,4 +112,18 @@ class WebhookAdded(msgspec.Struct, frozen=True, gc=False):
     kind: int
 
 
-Effect = FanOut | EventPush | MembersChanged | SessionStarted | SessionEnded | NodeEnded | Propagate | WebhookAdded
+class Freed(msgspec.Struct, frozen=True, gc=False):
+    """Messages of a log, from seq to seq, hold bytes less than before: they were deleted, or say nothing any more
+    (is_erased). For whoever gives the disk back."""
+
+    channel: ChannelId
+    is_cmd: bool
+    first: int
+    last: int
+    bytes: int
+    is_erased: bool = False
+
+
+Effect = (
+    FanOut | EventPush | MembersChanged | SessionStarted | SessionEnded | NodeEnded | Propagate | WebhookAdded | Freed
+)

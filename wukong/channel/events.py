@@ -308,6 +308,18 @@ class _Entry:
             tail.pieces = 1
             state.put(self._piece_key(1), data)
 
+    def drop(self) -> int:
+        """Delete the content, and the place in the queue; returns how many rows went."""
+        keys = self._rows()
+        if self._tail_row is not None:
+            keys.append(self._pieces)
+        if self.tail.queued_ms:
+            keys.append(self._queue_key())
+            self._state.slot_row.open_lanes -= 1
+        for key in keys:
+            self._state.delete(key)
+        return len(keys)
+
     @property
     def content_bytes(self) -> int:
         return self.tail.bytes + len(self.lane.shape)
@@ -328,6 +340,19 @@ class _Entry:
 
     def _joined(self, rows: list[bytes]) -> bytes:
         return b"".join(row for row in self._state.get_many(rows) if row is not None)
+
+
+def drop_thread(state: State, part_: bytes, client_msg_no: str) -> int:
+    """Delete all events of a message; returns how many rows went."""
+    message = part_ + part(client_msg_no)
+    prefix = b"v" + message
+    keys = [key for key, _ in state.scan(prefix, after(prefix))]
+    rows = len(keys)
+    for key in keys[1:]:
+        rows += _Entry(state, message, key[len(prefix) :].decode()).drop()
+    for key in keys:
+        state.delete(key)
+    return rows
 
 
 # -- the queue of lanes that take deltas --

@@ -12,6 +12,7 @@ from wukong.channel.commands import ImportChats, ImportMembers, ImportMessages, 
 from wukong.channel.effects import MembersChanged, Message
 from wukong.channel.ids import implicit_members
 from wukong.channel.messages import (
+    ERASED,
     SNOWFLAKE_EPOCH_MS,
     idempotency_key,
     import_key,
@@ -39,8 +40,13 @@ def import_messages(state: State, command: ImportMessages) -> Reply:
     known = last + 1 - messages[0].message_seq
     if known < 0:
         return Reply(GAP, message_seq=last)
+    retired = 0 if head is None else (head.first_cmd if is_cmd else head.first_seq) - 1
     for message in messages[:known]:
-        if stored_message(state, part, is_cmd, message.message_seq) != message:
+        stored = stored_message(state, part, is_cmd, message.message_seq)
+        if message.message_seq <= retired or (stored is not None and stored.flags & ERASED):
+            # It was here. What is gone does not come back.
+            continue
+        if stored != message:
             return Reply(DIFFERS, message_seq=message.message_seq)
     fresh = messages[known:]
     if not fresh:

@@ -11,7 +11,18 @@ from typing import Any
 
 import msgspec
 
-from wukong.channel import conversations, copies, events, imports, members, messages, nodes, presence, webhooks
+from wukong.channel import (
+    conversations,
+    copies,
+    events,
+    imports,
+    members,
+    messages,
+    nodes,
+    presence,
+    retention,
+    webhooks,
+)
 from wukong.channel.bounds import FITS, pack_fits
 from wukong.channel.commands import (
     AdvanceCommands,
@@ -20,6 +31,7 @@ from wukong.channel.commands import (
     CloseSession,
     Disband,
     DropNode,
+    Erase,
     ForgetNode,
     ForgetOutbox,
     FreezeOffline,
@@ -34,12 +46,14 @@ from wukong.channel.commands import (
     PutChannel,
     PutCopy,
     PutNode,
+    PutRetention,
     PutSettings,
     QuitDevices,
     RememberSync,
     RemoveAllMembers,
     RemoveMembers,
     Reply,
+    Retire,
     SetToken,
     StageMembers,
     SweepSessions,
@@ -96,6 +110,9 @@ _RULES: dict[type, Callable[[State, Any], Reply]] = {
     ImportMessages: imports.import_messages,
     ImportMembers: imports.import_members,
     ImportChats: imports.import_chats,
+    PutRetention: retention.put_retention,
+    Retire: retention.retire,
+    Erase: retention.erase,
 }
 
 

@@ -25,6 +25,10 @@ from wukong.channel.state import (
 )
 
 NO_PERSIST = 1
+# A flag of stored messages alone: what it said is gone (retention.py).
+ERASED = 0x10
+# What readers get instead: JSON as in every payload, and 0 is the type that SDKs show as unknown content.
+ERASED_PAYLOAD = b'{"type":0}'
 
 SNOWFLAKE_EPOCH_MS = 1288834974657  # 2010-11-04T01:42:54.657Z
 _STEP_LIMIT = 4096
@@ -220,6 +224,20 @@ def _remember_unstored(state: State, key: bytes, message: Message) -> None:
     state.slot_row.expired = expired[-1][0] + b"\x00" if len(expired) == _EXPIRED_PER_MESSAGE else end
 
 
+def forget_number(state: State, part: bytes, is_cmd: bool, message: Message) -> int:
+    """A stored message is not found by its number any more, nor answers repeats. Returns how many rows changed."""
+    key = idempotency_key(part, is_cmd, message.client_msg_no, message.from_uid)
+    row = state.get(key)
+    if row is None or len(row) == _UNSTORED_BYTES or row[-8:] != seq_part(message.message_seq):
+        return 0
+    if len(row) == 8 or int.from_bytes(row[:8], "big") <= state.now_ms:
+        # Of a message that was not stored and whose time is over, the queue may be past it already.
+        state.delete(key)
+    else:
+        state.put(key, row[:_UNSTORED_BYTES])
+    return 1
+
+
 # -- reading --
 
 
@@ -232,7 +250,11 @@ def messages_between(
     state: State, part: bytes, *, is_cmd: bool, first: int, last: int, limit: int, newest: bool = False
 ) -> list[Message]:
     """Messages with first <= seq <= last, ascending, at most limit of them: the lowest, or with newest the highest."""
-    first, last = max(first, 1), min(last, _MAX_SEQ)
+    head = state.peek_head(part)
+    if head is None:
+        return []
+    # Not to pass by what was retired: a store remembers deleted rows for a while.
+    first, last = max(first, head.first_cmd if is_cmd else head.first_seq), min(last, _MAX_SEQ)
     if first > last or limit <= 0:
         return []
     prefix = (b"K" if is_cmd else b"M") + part
@@ -254,7 +276,8 @@ def message_by_id(state: State, part: bytes, message_id: int, *, is_cmd: bool = 
         row = state.get(import_key(part, is_cmd) + seq_part(message_id)) if message_id <= _MAX_SEQ else None
         if row is not None:
             return stored_message(state, part, is_cmd, int.from_bytes(row, "big"))
-    low, high = imported + 1, head.cmd_seq if is_cmd else head.last_seq
+    low = max(imported + 1, head.first_cmd if is_cmd else head.first_seq)
+    high = head.cmd_seq if is_cmd else head.last_seq
     while low <= high:
         middle = (low + high) // 2
         rows = messages_between(state, part, is_cmd=is_cmd, first=middle, last=high, limit=1)

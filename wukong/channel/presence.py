@@ -247,6 +247,11 @@ def sessions_of(state: State, uid: str, *, sweep: bool = False) -> list[Session]
     return found
 
 
+def ended_sessions_of(state: State, uid: str) -> list[Session]:
+    """Sessions of incarnations that are over, as far as nobody has swept them: his next login does."""
+    return [session for _, session in _rows_of(state, uid) if not _is_live(state, session)]
+
+
 def _rows_of(state: State, uid: str) -> list[tuple[bytes, Session]]:
     prefix = b"s" + part(uid)
     return [(key, _read_session(key, value)) for key, value in state.scan(prefix, after(prefix))]

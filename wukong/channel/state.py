@@ -18,6 +18,7 @@ Keys: one letter, then length-prefixed parts, so that no id can run into another
   G C staged n   the parts in which they came           j|J C id       seq of an imported message
   j|J C          the last imported seq of chat | commands   v C no key   lane of events; without key: their message
   T C no key n   piece n of a lane's text                   E ms C no key   lanes that are open
+  P C            retention policy of a channel; without id, in slot 0: of all of a type
   w kinds id     webhook record; with 16, 32 for kinds: who was online, rows that are kept for records
 """
 
@@ -48,7 +49,7 @@ class KeyValue(Protocol):
 class Head(msgspec.Struct, array_like=True, gc=False):
     """One row per channel. `known`: an info record exists. Times in ms, last_* of messages in seconds. flags_version:
     under which the flags of a user were last copied to other slots, 0: never. named_seq: the last command that was sent
-    by name, 0 for none."""
+    by name, 0 for none. first_seq, first_cmd: what is below was retired (retention.py)."""
 
     known: bool = False
     large: bool = False
@@ -67,6 +68,8 @@ class Head(msgspec.Struct, array_like=True, gc=False):
     updated_ms: int = 0
     flags_version: int = 0
     named_seq: int = 0
+    first_seq: int = 1
+    first_cmd: int = 1
 
 
 class Interval(msgspec.Struct, array_like=True, gc=False):

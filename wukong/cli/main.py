@@ -3,10 +3,12 @@
 import typer
 
 from wukong.cli import channel, config
+from wukong.cli.backup import command as backup
 from wukong.cli.bench import command as bench
 from wukong.cli.chat.command import chat
 from wukong.cli.cluster import command as cluster
 from wukong.cli.demo import demo
+from wukong.cli.explain import explain
 from wukong.cli.import_v2.command import import_v2
 from wukong.cli.options import AsJson
 from wukong.cli.output import report
@@ -23,8 +25,11 @@ app = typer.Typer(
 app.command()(serve)
 app.command()(chat)
 app.command()(send)
+app.command()(explain)
 app.command()(demo)
 app.command("import")(import_v2)
+app.command("restore")(backup.restore)
+app.add_typer(backup.app, name="backup")
 app.add_typer(channel.app, name="channel")
 app.add_typer(cluster.app, name="cluster")
 app.add_typer(config.app, name="config")

@@ -31,7 +31,7 @@ class Facts(msgspec.Struct, frozen=True):
     members: (node, disk) pairs the cluster began with. slots: number of its slots, the same on every node.
     addr: host:port where its links listen, as others should dial it. join: it wants to be taken into the cluster.
     nodes: addresses of all nodes it knows. clock_ms: its wall clock when it told this. version: of the program.
-    boot: a number that each process draws anew, 0 for none.
+    boot: a number that each process draws anew, 0 for none. starts: how often its data directory was started.
 
     Limits: MAX_NODES members, twice as many addresses (a table and what a configuration names besides), and what the
     types say."""
@@ -47,6 +47,7 @@ class Facts(msgspec.Struct, frozen=True):
     clock_ms: Number = 0
     version: Annotated[str, Meta(max_length=255)] = ""
     boot: Number = 0
+    starts: Number = 0
     node: Annotated[int, Meta(ge=0, le=MAX_NODE_ID)] = 0
 
 

@@ -11,7 +11,6 @@ else as the newest word has it, the node's own or its row's. docs/design/links.m
 """
 
 import logging
-from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Protocol
 
@@ -31,7 +30,6 @@ TWIN_SILENCE_S = 10.0
 lost its disk."""
 _COPY_SILENCE_S = 3.0
 """So long a process without a broken link was silent before another one with the same disk is taken for its next."""
-_BOOTS_KEPT = 16
 _COMPLAINT_PAUSE_S = 10.0
 
 
@@ -90,7 +88,6 @@ class Mesh:
         self._said: dict[int, str] = {}  # node -> what is wrong with its facts, as the log has it
         self._twin_said_at: dict[int, float] = {}
         self._link_broke: set[int] = set()  # since the node was last taken for the process that it is
-        self._boots: dict[int, deque[int]] = {}  # processes of a node's disk that came before the present one
         self._suspected: dict[int, tuple[int, float]] = {}  # node -> another boot that was refused, and when first
         self._copied: dict[int, tuple[int, float]] = {}  # node with a copy -> the boot heard last, and since when
 
@@ -216,8 +213,6 @@ class Mesh:
         known = self.facts_of.get(node)
         if known is not None and known.cluster and not read.cluster and known.disk == read.disk:
             return True  # told before the last ones, on a slower link: a directory does not leave its cluster
-        if known is not None and known.boot and known.boot != read.boot and known.disk == read.disk:
-            self._boots.setdefault(node, deque(maxlen=_BOOTS_KEPT)).append(known.boot)
         self._link_broke.discard(node)
         self._heard_at[node] = self._clock.monotonic()
         self.facts_of[node] = read
@@ -283,36 +278,38 @@ class Mesh:
         return True
 
     def _is_copy(self, facts: Facts) -> bool:
-        """Whether two processes run on copies of one data directory. A process never comes back, so one that does was
-        there all the time: then neither is heard, until only one of them tells facts for TWIN_SILENCE_S."""
+        """Whether somebody else runs on a copy of the data directory of the node that is heard. Directories count
+        their starts: the next process has a higher number, and comes when the one before is gone. One with a lower
+        number was there all the time, if it goes on telling facts; then neither is heard, until only one of them has
+        told facts for TWIN_SILENCE_S."""
         node, known = facts.node, self.facts_of.get(facts.node)
         if known is None or not facts.boot or not known.boot or facts.disk != known.disk:
             return False
         now = self._clock.monotonic()
-        earlier = self._boots.get(node, ())
         if node in self._copied:
             boot, since = self._copied[node]
             if boot == facts.boot and now - since >= TWIN_SILENCE_S:
                 del self._copied[node]
-                self._boots.pop(node, None)
                 return False
             if boot != facts.boot:
                 self._copied[node] = facts.boot, now
         elif facts.boot == known.boot:
             return False
-        elif facts.boot in earlier:
-            self._copied[node] = facts.boot, now
-            self._ours.discard(node)
-            self._look(node)
-        elif node in self._link_broke or now - self._heard_at[node] >= _COPY_SILENCE_S:
-            self._suspected.pop(node, None)
-            return False
         else:
+            is_next = facts.starts > known.starts
+            if is_next and (node in self._link_broke or now - self._heard_at[node] >= _COPY_SILENCE_S):
+                self._suspected.pop(node, None)
+                return False
+            # What a dead process has said may be read late, and nobody may have told of its end.
             boot, since = self._suspected.get(node, (0, now))
             if boot != facts.boot:
                 self._suspected[node] = facts.boot, now
-            if boot != facts.boot or self._heard_at[node] <= since:
-                return True  # perhaps its next process, and nobody told of the end of the last one
+            if boot != facts.boot or now - since < _COPY_SILENCE_S:
+                return True
+            if not is_next:
+                self._copied[node] = facts.boot, now
+                self._ours.discard(node)
+                self._look(node)
         self._complain(
             node,
             f"two processes run as node {node} with the same data directory (disk {facts.disk:x}), which must never "

@@ -59,8 +59,8 @@ class Delivery(msgspec.Struct, gc=False):
     at_ms: int
     sessions: list[int]
     own: list[int] | None = None
-    _acknowledged: array[int] | None = None
-    _repeated: array[int] | None = None
+    _acknowledged: "array[int] | None" = None
+    _repeated: "array[int] | None" = None
 
     def numbers(self) -> Iterator[int]:
         yield from self.sessions
@@ -202,7 +202,7 @@ class Deliveries:
         return iter(self._ended)
 
 
-def _marks(marks: array[int] | None) -> list[Mark]:
+def _marks(marks: "array[int] | None") -> list[Mark]:
     return [Mark(mark >> _DELAY_BITS, mark & _DELAY_MASK) for mark in marks or ()]
 
 

@@ -198,6 +198,8 @@ class Endpoint(Outgoing):
     def _refuse_send(self, event: SendRefused) -> bytes:
         hub = self._hub
         hub.counters.refused_sends += 1
+        reasons = hub.counters.send_refusals
+        reasons[event.reason] = reasons.get(event.reason, 0) + 1
         return self._connection.sendack(event, message_id=hub.next_refusal_id(), message_seq=0, reason=event.reason)
 
     def sendack(self, packet: Sendack) -> None:

@@ -188,6 +188,11 @@ class ClientGateway:
     def logins_waiting(self) -> int:
         return self._hub.admission.waiting
 
+    @property
+    def sessions_to_write(self) -> int:
+        """Sessions with frames that wait for their turn."""
+        return len(self._hub.outbox)
+
     def info(self, session: int) -> ConnectionInfo | None:
         endpoint = self._hub.by_number.get(session)
         return endpoint.info() if endpoint is not None else None

@@ -26,6 +26,7 @@ class Counters(msgspec.Struct):
     unwritable: int = 0  # messages that do not fit the wire
     paused: int = 0  # times that a socket was not read for a limit's sake
     login_refusals: dict[int, int] = {}  # CONNACK reason -> refused logins
+    send_refusals: dict[int, int] = {}  # SENDACK reason -> refused SENDs that never reached the log
 
 
 class ConnectionInfo(msgspec.Struct, frozen=True):

@@ -7,20 +7,21 @@ looked at each time. A difference is a fault of the server: somebody would not g
 
 import asyncio
 import logging
-from collections.abc import Iterator
 from itertools import islice
 from random import Random
+from typing import TypeVar
 
 from wukong.channel.ids import AGENT, PERSON, ChannelId
-from wukong.channel.members import member_page
-from wukong.channel.state import State, channel_part
+from wukong.channel.state import State, after, channel_part
 from wukong.clock import Clock
 from wukong.node.node import Node
 from wukong.service.sessions import Sessions
 from wukong.session.audience import Audience
-from wukong.session.registry import Registry
+from wukong.session.registry import LocalSession, Registry
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 INTERVAL_S = 0.5
 CHANNELS_PER_TURN = 4
@@ -46,8 +47,9 @@ class Audit:
         self._rng = rng
         self.channels = 0
         self.differences = 0
-        self._numbers: Iterator[int] = iter(())
-        self._indexed: Iterator[ChannelId] = iter(())
+        # What this round has left.
+        self._numbers: list[int] = []
+        self._channels: list[ChannelId] = []
 
     async def run(self) -> None:
         """Look until it is cancelled."""
@@ -104,43 +106,46 @@ class Audit:
         """Users who may be members with a session here: the members if they are few, else some sessions' users."""
         head = state.peek_head(part)
         if head is not None and head.members <= USERS_LIMIT:
-            return member_page(state, part, limit=USERS_LIMIT)[0]
-        numbers = islice(self._shuffled_numbers(), USERS_LIMIT)
-        return [session.uid for number in numbers if (session := self._registry.by_number.get(number)) is not None]
+            prefix = b"m" + part
+            rows = state.scan(prefix, after(prefix), limit=USERS_LIMIT)
+            return [key[len(prefix) :].decode() for key, _ in rows]
+        sessions = (self._session() for _ in range(USERS_LIMIT))
+        return list(dict.fromkeys(session.uid for session in sessions if session is not None))
+
+    def _session(self) -> LocalSession | None:
+        """A random session; None if there is none, or it has just ended."""
+        number = _drawn(self._rng, self._numbers)
+        if number is None:
+            self._numbers = list(self._registry.by_number)
+            number = _drawn(self._rng, self._numbers)
+        return None if number is None else self._registry.by_number.get(number)
 
     def _of_a_session(self) -> ChannelId | None:
-        """A channel with a row of a random session's user, in a random slot of those that have any."""
-        number = next(self._shuffled_numbers(), None)
-        session = self._registry.by_number.get(number) if number is not None else None
+        """A channel in which the user of a random session has a row, of a random slot with any."""
+        session = self._session()
         if session is None:
             return None
         states = self._node.states
         first = self._rng.randrange(len(states))
-        for offset in range(len(states)):
-            found = states[(first + offset) % len(states)].channels_of(session.uid, limit=_CHANNELS_OF_USER)
+        for state in (*states[first:], *states[:first]):
+            found = state.channels_of(session.uid, limit=_CHANNELS_OF_USER)
             named = [channel for channel in found if channel.type not in (PERSON, AGENT)]
             if named:
                 return self._rng.choice(named)
         return None
 
     def _of_the_index(self) -> ChannelId | None:
-        channel = next(self._indexed, None)
+        channel = _drawn(self._rng, self._channels)
         if channel is None:
-            # One round after the other, so that each has its turn.
-            channels = self._audience.all()
-            self._rng.shuffle(channels)
-            self._indexed = iter(channels)
-            channel = next(self._indexed, None)
+            self._channels = self._audience.all()
+            channel = _drawn(self._rng, self._channels)
         return channel
 
-    def _shuffled_numbers(self) -> Iterator[int]:
-        """Session numbers in random order; a new round begins when the last one has ended."""
-        first = next(self._numbers, None)
-        if first is not None:
-            yield first
-            yield from self._numbers
-            return
-        numbers = list(self._registry.by_number)
-        self._rng.shuffle(numbers)
-        self._numbers = iter(numbers)
-        yield from self._numbers
+
+def _drawn(rng: Random, urn: list[T]) -> T | None:
+    """Takes a random element out; None if there is none. So each has its turn before the next round."""
+    if not urn:
+        return None
+    index = rng.randrange(len(urn))
+    urn[index], urn[-1] = urn[-1], urn[index]
+    return urn.pop()

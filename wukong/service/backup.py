@@ -290,5 +290,3 @@ class Backups:
 
 class Trimmed(Exception):
     """Entries went while they were read."""
-
-

@@ -297,7 +297,7 @@ class Browse:
         async with self._alone():
             if query.channel is not None:
                 head = await self.head(query.channel)
-                total = 0 if head is None else head.last_seq
+                total = 0 if head is None else head.last_seq - head.first_seq + 1
                 candidates = [] if head is None else [(head.last_ts, query.channel)]
             else:
                 candidates, total = await self._candidates(query)
@@ -308,8 +308,8 @@ class Browse:
         found: list[tuple[int, ChannelId]] = []
         total = 0
         async for _, (channel, head) in self._walk(_read_heads):
-            total += head.last_seq
-            if head.last_seq:
+            total += head.last_seq - head.first_seq + 1
+            if head.last_seq >= head.first_seq:
                 found.append((head.last_ts, channel))
         found.sort(key=lambda entry: -entry[0])
         return found, total
@@ -380,7 +380,7 @@ class _Reader:
     def _limits(self, state: State) -> tuple[int, int]:
         query = self._query
         head = state.peek_head(self._part)
-        first, last = 1, 0 if head is None else head.last_seq
+        first, last = (1, 0) if head is None else (head.first_seq, head.last_seq)
         if query.before_seq:
             last = min(last, query.before_seq - 1)
         if query.after_seq:

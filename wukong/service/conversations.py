@@ -288,4 +288,4 @@ def _seconds(state: State, channel: ChannelId, part: bytes, uid: str, above: Bou
     if head is None or seq is None:
         return None
     first, last = visible_range(row, head.last_seq)
-    return head.last_ts if max(first, seq + 1) <= last else None
+    return head.last_ts if max(first, head.first_seq, seq + 1) <= last else None

@@ -7,7 +7,7 @@ whatever none of them knows any more is said to be unknown. Nothing here decides
 """
 
 import asyncio
-from collections.abc import Iterable, Iterator
+from collections.abc import AsyncIterator, Iterable
 from typing import Any, NamedTuple
 
 import msgspec
@@ -29,7 +29,7 @@ from wukong.channel.state import (
     named_prefix,
     seq_part,
 )
-from wukong.clock import Clock
+from wukong.clock import Clock, SystemClock
 from wukong.dispatch.deliveries import Deliveries, Delivery, Mark, marked_as
 from wukong.errors import RequestRefused, Unavailable
 from wukong.service.messages import Twin, without_suffix
@@ -110,6 +110,10 @@ class Pushes:
         self._clock = clock
         self._since_ms = clock.now_ms()
 
+    @classmethod
+    def none(cls, node_id: int) -> "Pushes":
+        return cls(node_id=node_id, deliveries=None, registry=Registry(), clock=SystemClock())
+
     async def facts(self, channel: ChannelId, message_id: int, uids: Iterable[str]) -> NodeFacts:
         """Of a message: who got it here; of these users: their sessions here, and what became of it there."""
         deliveries = self._deliveries
@@ -125,7 +129,7 @@ class Pushes:
             ended_forgotten_ms=self._unix(deliveries.ended_forgotten_ms),
             pushed=entry is not None,
         )
-        users = {uid: [] for uid in uids}  # type: dict[str, list[SessionFacts]]
+        users: dict[str, list[SessionFacts]] = {uid: [] for uid in uids}
         known: dict[int, str] = {}
         sessions: dict[int, SessionFacts] = {}
         for ended in deliveries.ended_sessions():
@@ -243,7 +247,6 @@ class MessageFacts(msgspec.Struct, kw_only=True):
     sent_ms: int
     from_uid: str = ""
     client_msg_no: str = ""
-    no_push_reason: str = ""
 
 
 class Membership(msgspec.Struct, kw_only=True):
@@ -281,27 +284,34 @@ class UserFacts(msgspec.Struct, kw_only=True):
     joined_later     became a member after it; whether he had been one before is not kept
     removed_before   was no member any more
     no_member        no membership is known: he never was a member, or was one once and nothing of it is kept
-    pushed           the message is not stored, and a node pushed it to him
+    pushed           a node pushed it to him; his membership of then is not kept
     not_kept         the message is not stored, and so is not known who was a member then
     system_account   the system account: nothing is ever pushed to it
 
+    certain: false where the answer goes by the memberships that are kept. One that is over is kept while commands of
+    its time are unconfirmed or webhook records wait, and then is forgotten; so he may have been a member after all.
+
     denied: on the deny list now: may not send, and still receives. sender: he sent it; his sending session gets none.
+    membership: see there; earlier: with joined_later the one before, if it is kept.
     """
 
     uid: str
     recipient: bool | None
     why: str
+    certain: bool = True
     sender: bool = False
     denied: bool = False
     system: bool = False
     connected: bool = False
     membership: Membership | None = None
+    earlier: Membership | None = None
     sessions: list[SessionFacts] = []
     sync: Sync | None = None
 
 
 class Counts(msgspec.Struct, kw_only=True):
-    """Users. exact: no node's memory is missing, so `by_sync` got no push for certain; else it is at most that."""
+    """Users, without the sender. exact: no node's memory is missing, so `by_sync` got no push for certain; else it is
+    at most that."""
 
     recipients: int
     pushed: int
@@ -341,6 +351,7 @@ class _Verdict(NamedTuple):
     recipient: bool | None
     why: str
     interval: Interval | None = None
+    earlier: Interval | None = None
 
 
 class Explain:
@@ -369,33 +380,29 @@ class Explain:
 
     async def explain(self, query: Query, nodes: Nodes) -> Explanation:
         """Raises RequestRefused for a message that is not there, Unavailable when this node cannot read up to date."""
-        channel = query.twin.channel
+        channel, is_cmd = query.twin
         message, facts = self._message(await self._replica.read(channel.id), query)
-        limit = min(query.limit, MAX_LIMIT) if query.limit > 0 else DEFAULT_LIMIT
-        users: list[str] | None = [check_id(query.uid)] if query.uid else None
-        recipients: list[str] | None = None
-        following = ""
-        if users is None:
-            page = await self._page(query, message, facts, limit)
-            users, recipients, following = page
-        answers, silent = await self._ask(nodes, channel, facts.message_id, users)
-        if users and not query.uid and not message and not query.start:
-            users = _with_receivers(users, answers, limit)
-        await self._replica.catch_up([channel.id, *users])
+        case = _Case(channel, channel_part(channel), is_cmd, message, facts)
+        page = _Page([check_id(query.uid)], None, "")
+        if not query.uid:
+            # Who got it may be no member any more.
+            page = await self._page(case, _receivers(await self._ask(nodes, case, [])), query)
+        answers = await self._ask(nodes, case, page.uids)
+        await self._replica.catch_up([channel.id, *page.uids])
         pace = Pace()
-        told = []
-        for uid in users:
-            told.append(self._user(query.twin, message, facts, uid, answers, silent))
+        users = []
+        for uid in page.uids:
+            users.append(self._user(case, uid, answers))
             await pace.step()
         return Explanation(
             channel_id=channel.id,
             channel_type=channel.type,
-            command=query.twin.is_cmd,
+            command=is_cmd,
             message=facts,
-            nodes=_shapes(answers, silent, facts.sent_ms),
-            counts=_counts(recipients, answers, silent, facts.sent_ms),
-            users=told,
-            next=following,
+            nodes=[_shape(node, answer, facts.sent_ms) for node, answer in sorted(answers.items())],
+            counts=None if page.recipients is None else _counts(page.recipients, answers, facts),
+            users=users,
+            next=page.next,
         )
 
     async def serve(self, args: dict[str, Any]) -> bytes:
@@ -433,7 +440,9 @@ class Explain:
         if query.message_seq > 0:
             last = 0 if head is None else head.cmd_seq if is_cmd else head.last_seq
             has = f"its last {kind} is {last}" if last else f"it has no {kind}s"
-            raise RequestRefused(f"channel {channel.id} of type {channel.type} has no {kind} {query.message_seq}; {has}")
+            raise RequestRefused(
+                f"channel {channel.id} of type {channel.type} has no {kind} {query.message_seq}; {has}"
+            )
         if query.message_id >> 12 & 1023 != state.slot & 1023 or not 0 < _id_ms(query.message_id) <= state.now_ms:
             raise RequestRefused(f"no message of channel {channel.id} of type {channel.type} has this id")
         return None, MessageFacts(
@@ -442,33 +451,319 @@ class Explain:
 
     # -- users --
 
-    async def _page(
-        self, query: Query, message: Message | None, facts: MessageFacts, limit: int
-    ) -> tuple[list[str], list[str] | None, str]:
-        """Users from `start` on, all recipients (None: not known or not asked for), and where the next page begins."""
-        channel = query.twin.channel
+    async def _page(self, case: "_Case", receivers: set[str], query: Query) -> "_Page":
+        limit = min(query.limit, MAX_LIMIT) if query.limit > 0 else DEFAULT_LIMIT
+        message = case.message
         if message is not None and message.recipients is not None:
             everybody = sorted(set(message.recipients))
-            page = [uid for uid in everybody if uid >= query.start][: limit + 1]
-            return page[:limit], None if query.start else everybody, page[limit] if len(page) > limit else ""
+            found = [uid for uid in everybody if uid >= query.start][: limit + 1]
+            return _Page(found[:limit], None if query.start else everybody, found[limit] if len(found) > limit else "")
         recipients: list[str] | None = None if query.start or message is None else []
         found = []
-        async for uid, row in self._rows(channel, query.start):
+        looked_at = 0
+        async for uid, row in self._rows(case, receivers, query.start):
+            looked_at += 1
+            if looked_at > ROWS_LIMIT_COUNT:
+                recipients = None
             if len(found) <= limit:
                 found.append(uid)
             elif recipients is None:
                 break
-            if recipients is not None:
-                if self._verdict(self._replica.now(channel.id), query.twin, message, facts, uid, row).recipient:
-                    recipients.append(uid)
-                if len(recipients) > ROWS_LIMIT_COUNT:
-                    recipients = None
-        return found[:limit], recipients, found[limit] if len(found) > limit else ""
+            if recipients is not None and _verdict(self._replica.now(case.channel.id), case, uid, row).recipient:
+                recipients.append(uid)
+        return _Page(found[:limit], recipients, found[limit] if len(found) > limit else "")
 
-    async def _rows(self, channel: ChannelId, start: str) -> "AsyncRows":
-        raise NotImplementedError
+    async def _rows(self, case: "_Case", others: set[str], start: str) -> AsyncIterator[tuple[str, UserRow | None]]:
+        """Everybody with a row in the channel, its implicit members and these others, in the order of their uids."""
+        more = sorted(uid for uid in others | set(implicit_members(case.channel)) if uid >= start)
+        more.reverse()
+        prefix = b"m" + case.part
+        key = prefix + start.encode()
+        pace = Pace()
+        while True:
+            rows = self._replica.now(case.channel.id).scan(key, after(prefix), limit=_SLICE)
+            for row_key, row in rows:
+                uid = row_key[len(prefix) :].decode()
+                while more and more[-1] < uid:
+                    yield more.pop(), None
+                if more and more[-1] == uid:
+                    more.pop()
+                yield uid, _decode_user(row)
+            if len(rows) < _SLICE:
+                break
+            key = rows[-1][0] + b"\x00"
+            await pace.step()
+        while more:
+            yield more.pop(), None
 
-    def _verdict(
-        self, state: State, twin: Twin, message: Message | None, facts: MessageFacts, uid: str, row: UserRow | None
-    ) -> _Verdict:
-        raise NotImplementedError
+    def _user(self, case: "_Case", uid: str, answers: "Answers") -> UserFacts:
+        channel = case.channel
+        state = self._replica.now(channel.id)
+        row = state.user(case.part, uid)
+        home = self._replica.now(uid)
+        sessions = _sessions(sessions_of(home, uid), ended_sessions_of(home, uid), uid, answers)
+        was_pushed = any(each.pushed_ms for each in sessions) or any(
+            uid in answer.receivers for answer in answers.values() if answer is not None
+        )
+        verdict = _verdict(state, case, uid, row, was_pushed=was_pushed)
+        return UserFacts(
+            uid=uid,
+            recipient=verdict.recipient,
+            why=verdict.why,
+            certain=verdict.why not in _AS_FAR_AS_KEPT,
+            sender=case.message is not None and case.message.from_uid == uid,
+            denied=_is_denied(state, case, uid),
+            system=permissions.is_system(state, uid),
+            connected=any(each.state == "connected" for each in sessions),
+            membership=None if verdict.interval is None else _membership(state, case, row, verdict.interval),
+            earlier=None if verdict.earlier is None else _membership(state, case, row, verdict.earlier),
+            sessions=sessions,
+            sync=_sync(state, case, uid, row) if verdict.recipient else None,
+        )
+
+    # -- other nodes --
+
+    async def _ask(self, nodes: Nodes, case: "_Case", uids: list[str]) -> "Answers":
+        """What each node of the table remembers; None for one that does not answer in time."""
+        channel, message_id = case.channel, case.facts.message_id
+        others = [node for node in table(self._replica.slot_now(0)) if node != self.pushes.node_id]
+        args = {
+            "channel_id": channel.id,
+            "channel_type": channel.type,
+            "message_id": message_id,
+            "uids": uids,
+        }
+        own, *answers = await asyncio.gather(
+            self.pushes.facts(channel, message_id, uids), *(_ask_one(nodes, node, args) for node in others)
+        )
+        return {self.pushes.node_id: own, **dict(zip(others, answers, strict=True))}
+
+
+Answers = dict[int, NodeFacts | None]
+
+
+class _Case(NamedTuple):
+    """What is asked about."""
+
+    channel: ChannelId
+    part: bytes
+    is_cmd: bool
+    message: Message | None
+    facts: MessageFacts
+
+
+class _Page(NamedTuple):
+    """recipients: all of them, None if they are not known or not asked for. next: the start of the next page."""
+
+    uids: list[str]
+    recipients: list[str] | None
+    next: str
+
+
+async def _ask_one(nodes: Nodes, node: int, args: dict[str, object]) -> NodeFacts | None:
+    try:
+        async with asyncio.timeout(TIMEOUT_S):
+            return _decode_facts(await nodes.ask(node, QUESTION, args))
+    except (TimeoutError, Unavailable, RequestRefused, msgspec.DecodeError):
+        # Gone, too busy, or of a version that does not know the question.
+        return None
+
+
+_decode_facts = msgspec.json.Decoder(NodeFacts).decode
+
+
+# -- who was to get it --
+
+
+def _verdict(state: State, case: _Case, uid: str, row: UserRow | None, *, was_pushed: bool = False) -> _Verdict:
+    verdict = _by_rows(state, case, uid, row)
+    if was_pushed and not verdict.recipient and verdict.why in _AS_FAR_AS_KEPT:
+        # A time of membership that is over need not be kept, and he was in it.
+        return _Verdict(True, "pushed", verdict.interval, verdict.earlier)
+    return verdict
+
+
+def _by_rows(state: State, case: _Case, uid: str, row: UserRow | None) -> _Verdict:
+    if uid == state.settings.system_uid:
+        return _Verdict(False, "system_account")
+    channel, message = case.channel, case.message
+    if message is not None and message.recipients is not None:
+        named = uid in message.recipients
+        return _Verdict(named, "named" if named else "not_named")
+    if uid in implicit_members(channel):
+        return _Verdict(True, "implicit")
+    intervals = [] if row is None or channel.type in (PERSON, AGENT) else row.intervals
+    if message is None:
+        return _of_unstored(case, row, intervals)
+    seq = message.message_seq
+    over = None
+    for interval in intervals:
+        first, last = _ends(case, interval)
+        if seq <= first:
+            return _Verdict(False, "joined_later", interval, over)
+        if interval.open or seq <= last:
+            return _Verdict(True, "member", interval)
+        over = interval
+    return _Verdict(False, "removed_before", over) if over is not None else _Verdict(False, "no_member")
+
+
+_AS_FAR_AS_KEPT = frozenset(("joined_later", "removed_before", "no_member", "not_kept"))
+
+
+def _of_unstored(case: _Case, row: UserRow | None, intervals: list[Interval]) -> _Verdict:
+    """It has no seq, so only times tell, and not always. A user's row is as old as his first joining, at most, and was
+    changed by his last one."""
+    sent_ms = case.facts.sent_ms
+    if row is None or not intervals:
+        # Nobody whose row there was then would be in it.
+        return _Verdict(None, "not_kept")
+    if row.created_ms > sent_ms:
+        return _Verdict(False, "joined_later", intervals[0])
+    if intervals[-1].open and row.updated_ms < sent_ms:
+        return _Verdict(True, "member", intervals[-1])
+    return _Verdict(None, "not_kept")
+
+
+def _ends(case: _Case, interval: Interval) -> tuple[int, int]:
+    if case.is_cmd:
+        return interval.from_cmd, interval.until_cmd
+    return interval.from_seq, interval.until_seq
+
+
+def _membership(state: State, case: _Case, row: UserRow | None, interval: Interval) -> Membership:
+    first, last = _ends(case, interval)
+    created_ms, updated_ms = (0, 0) if row is None else (row.created_ms, row.updated_ms)
+    found = Membership(
+        from_log_index=interval.from_index,
+        from_seq=first,
+        # A row is made with the first joining or before, and changed by every one.
+        from_ms=_between(state, case, first, created_ms, updated_ms),
+    )
+    if not interval.open:
+        found.until_log_index, found.until_seq = interval.until_index, last
+        found.until_ms = _between(state, case, last, found.from_ms[0], updated_ms)
+    return found
+
+
+def _between(state: State, case: _Case, seq: int, low_ms: int, high_ms: int) -> tuple[int, int]:
+    """When that happened which lies behind message `seq` in the log: not before and not after."""
+    if low_ms == high_ms:
+        return low_ms, high_ms
+    before = stored_message(state, case.part, case.is_cmd, seq) if seq else None
+    behind = stored_message(state, case.part, case.is_cmd, seq + 1)
+    if before is not None:
+        low_ms = max(low_ms, before.timestamp * 1000)
+    if behind is not None:
+        high_ms = min(high_ms, behind.timestamp * 1000 + 999)
+    return low_ms, max(low_ms, high_ms)
+
+
+def _is_denied(state: State, case: _Case, uid: str) -> bool:
+    channel = case.channel
+    if channel.type == PERSON:
+        if uid not in implicit_members(channel):
+            return False
+        row = state.get(b"l" + case.part + peer_of(channel.id, uid).encode())
+        return row is not None and bool(_decode_copy(row)[1][0] & permissions.PAIR_DENIED)
+    return state.get(b"d" + case.part + uid.encode()) is not None
+
+
+def _sync(state: State, case: _Case, uid: str, row: UserRow | None) -> Sync:
+    message = case.message
+    if message is None:
+        return Sync(way="none")
+    seq = message.message_seq
+    if case.is_cmd:
+        if message.recipients is not None:
+            # The row goes when he confirms it.
+            waiting = state.get(named_prefix(case.part, uid) + seq_part(seq)) is not None
+            return Sync(way="command", from_seq=seq, done=not waiting)
+        read = 0 if row is None else row.cmd_read
+        return Sync(way="command", from_seq=read + 1, done=read >= seq)
+    read = 0 if row is None else row.read_seq
+    shown = row is not None and row.chat and row.deleted_seq < seq and (row.until_seq < 0 or seq <= row.until_seq)
+    return Sync(way="conversation" if shown else "history", from_seq=read + 1, done=shown and read >= seq)
+
+
+# -- what happened on the way --
+
+
+def _sessions(live: list[Session], dead: list[Session], uid: str, answers: Answers) -> list[SessionFacts]:
+    """What nodes told of their sessions, and what the log knows of those about which none could tell."""
+    told = {
+        (each.node, each.session): each
+        for answer in answers.values()
+        if answer is not None
+        for each in answer.sessions
+        if each.uid == uid
+    }
+    for session in live:
+        if (session.node, session.session) not in told:
+            told[session.node, session.session] = _as_logged(session, "connected", answers)
+    found = list(told.values())
+    # The number of a session of an earlier life of its node may be in use again.
+    found += [_as_logged(session, "lost", answers) for session in dead]
+    return sorted(found, key=lambda each: (each.opened_ms, each.node, each.session))
+
+
+def _as_logged(session: Session, state: str, answers: Answers) -> SessionFacts:
+    answer = answers.get(session.node)
+    return SessionFacts(
+        node=session.node,
+        session=session.session,
+        uid=session.uid,
+        device_flag=session.device_flag,
+        device_id=session.device_id,
+        state=state,
+        known=state == "connected" and answer is not None and answer.recording,
+        opened_ms=session.since_ms,
+        why="node_ended" if state == "lost" else "",
+    )
+
+
+def _covers(answer: NodeFacts | None, sent_ms: int) -> bool:
+    """Whether the node remembers whatever it pushed of a message of this time. Clocks of two nodes may differ a
+    little."""
+    return (
+        answer is not None
+        and answer.recording
+        and not answer.cut
+        and not answer.nameless
+        and (answer.pushed or (answer.since_ms <= sent_ms and answer.forgotten_ms < sent_ms))
+    )
+
+
+def _shape(node: int, answer: NodeFacts | None, sent_ms: int) -> NodeShape:
+    if answer is None:
+        return NodeShape(node=node, answered=False, recording=False)
+    return NodeShape(
+        node=node,
+        recording=answer.recording,
+        covers=_covers(answer, sent_ms),
+        since_ms=answer.since_ms,
+        forgotten_ms=answer.forgotten_ms,
+        pushed=answer.pushed,
+        nameless=answer.nameless,
+    )
+
+
+def _receivers(answers: Answers) -> set[str]:
+    return {uid for answer in answers.values() if answer is not None for uid in answer.receivers}
+
+
+def _counts(recipients: list[str], answers: Answers, facts: MessageFacts) -> Counts:
+    sender = {facts.from_uid}
+    receivers = _receivers(answers) - sender
+    confirmers = {uid for answer in answers.values() if answer is not None for uid in answer.confirmers} - sender
+    everybody = receivers.union(recipients) - sender
+    return Counts(
+        recipients=len(everybody),
+        pushed=len(receivers),
+        acknowledged=len(confirmers),
+        by_sync=len(everybody - receivers),
+        exact=all(_covers(answer, facts.sent_ms) for answer in answers.values()),
+    )
+
+
+def _id_ms(message_id: int) -> int:
+    return (message_id >> 22) + SNOWFLAKE_EPOCH_MS

@@ -81,6 +81,8 @@ class Sessions:
         self._login_timeout_s = login_timeout_s
         self._last_number = 0
         self.send_refusals: Counter[int] = Counter()
+        # Logins whose user may not have joined all audiences yet; from the question to the answer, or to the logout.
+        self._joining: set[int] = set()
         # Of logins that the log may know: the node's incarnation they were asked for in, until their logout.
         self._incarnations: dict[int, int] = {}
 
@@ -111,6 +113,7 @@ class Sessions:
             )
         )
         self._incarnations[number] = self._node.incarnation
+        self._joining.add(number)
         command = OpenSession(login.uid, number, login.device_flag, login.device_id, token_hash, trusted)
         try:
             async with asyncio.timeout(self._login_timeout_s):
@@ -125,7 +128,12 @@ class Sessions:
             self._incarnations.pop(number, None)
             raise LoginRefused(reply.reason)
         await self._join_audiences(number, login.uid)
+        self._joining.discard(number)
         return reply.level
+
+    def is_joining(self, number: int) -> bool:
+        """Whether a login is under way, or has failed: its user need not be in all audiences."""
+        return number in self._joining
 
     def _check(self, login: Login) -> bool:
         if login.uid == self._system_uid or login.device_id == SYSTEM_DEVICE:
@@ -158,6 +166,7 @@ class Sessions:
     def logout(self, number: int, uid: str) -> None:
         """The socket is gone. Nothing is delivered from here on; the log hears of it."""
         self._dispatcher.forget(number)
+        self._joining.discard(number)
         # A refused login is unknown to the log, and sessions of an incarnation that is over have ended with it.
         if self._incarnations.pop(number, None) != self._node.incarnation:
             return

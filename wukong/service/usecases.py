@@ -6,6 +6,7 @@ from wukong.service.channels import Channels
 from wukong.service.command_sync import CommandSync
 from wukong.service.conversations import Conversations
 from wukong.service.events import Events
+from wukong.service.explain import Explain, Pushes
 from wukong.service.imports import Imports
 from wukong.service.messages import Messages
 from wukong.service.overview import Overview
@@ -14,7 +15,8 @@ from wukong.service.users import Users
 
 
 class UseCases:
-    """timeout_ms: per change, see Replica. conversation_max_count: conversations in one answer without pages."""
+    """timeout_ms: per change, see Replica. conversation_max_count: conversations in one answer without pages. pushes:
+    what this node remembers of its pushes."""
 
     def __init__(
         self,
@@ -23,6 +25,7 @@ class UseCases:
         *,
         timeout_ms: int = DEFAULT_TIMEOUT_MS,
         conversation_max_count: int = 1_000,
+        pushes: Pushes | None = None,
     ) -> None:
         self.replica = Replica(node, timeout_ms=timeout_ms)
         self.channels = Channels(self.replica)
@@ -34,3 +37,4 @@ class UseCases:
         self.imports = Imports(self.replica)
         self.browse = Browse(self.replica)
         self.overview = overview
+        self.explain = Explain(self.replica, pushes or Pushes.none(overview.node_id))

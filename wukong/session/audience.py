@@ -52,6 +52,10 @@ class Audience:
         """In the order of joining; valid until the next change."""
         return self._uids.get(channel, _NOBODY)
 
+    def all(self) -> list[ChannelId]:
+        """Channels that have an audience here."""
+        return list(self._uids)
+
     def channels(self, uid: str) -> Iterable[ChannelId]:
         return self._channels.get(uid, ())
 

@@ -35,9 +35,11 @@ class DataDir:
     with. Raises DataError when another process holds it, when it belongs to another node, or cannot be used.
 
     slot_count: of the files; a differing configuration is refused, because rows and log entries are cut by it.
-    disk: this directory's number. formation: None until `form`: the node belongs to no cluster yet."""
+    disk: this directory's number. formation: None until `form`: the node belongs to no cluster yet. starts: how often
+    it was opened, this time included."""
 
     disk: int
+    starts: int
     formation: Formation | None
 
     def __init__(self, path: Path, *, node_id: int, slot_count: int) -> None:
@@ -84,7 +86,9 @@ class DataDir:
                 "node_id": node_id,
                 "slot_count": slot_count,
                 "disk": self.disk,
+                "starts": 1,
             }
+            self.starts = 1
             _write_durably(name, self._facts)
             return
         try:
@@ -118,6 +122,9 @@ class DataDir:
         if self.formation is None and any(self.wal.glob("*.wal")) and "disk" not in facts:
             # Made before directories had numbers, by a node alone.
             self.form(Formation(new_number(), ((node_id, 0),)))
+        self.starts = int(facts.get("starts", 0)) + 1
+        self._facts = {**self._facts, "starts": self.starts}
+        _write_durably(name, self._facts)
 
     def promise(self) -> None:
         """To be called when there is a log, before anything in it is promised to others: from here on a directory
@@ -137,6 +144,14 @@ class DataDir:
     def close(self) -> None:
         with contextlib.suppress(OSError):
             os.close(self._lock)
+
+
+def found(path: Path, *, node_id: int, slot_count: int, disk: int, formation: Formation) -> None:
+    """Make a directory with a store and a log in it, both whole and durable, the data directory of a node. Until this
+    has returned no node starts on it. Blocks for two syncs."""
+    members = [list(pair) for pair in formation.members]
+    facts: dict[str, object] = {"format": FORMAT, "node_id": node_id, "slot_count": slot_count, "disk": disk}
+    _write_durably(path / "node.json", {**facts, "log": True, "cluster": formation.cluster, "members": members})
 
 
 def _write_durably(name: Path, facts: dict[str, object]) -> None:
