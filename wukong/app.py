@@ -44,6 +44,7 @@ from wukong.cluster.mesh import Mesh
 from wukong.cluster.watch import WatchOptions
 from wukong.config import CMD_SUFFIX, SYSTEM_UID, Address, Config, cluster_settings
 from wukong.config.keys import ManagerConfig
+from wukong.config.values import OFF
 from wukong.console.feed import Feed, NodeFigures
 from wukong.console.server import ConsoleServer, Tokens
 from wukong.dispatch.deliveries import Deliveries
@@ -55,6 +56,7 @@ from wukong.gateway.gateway import ClientGateway
 from wukong.gateway.options import GatewayOptions
 from wukong.links.links import Links
 from wukong.node.node import Node
+from wukong.node.reclaim import Reclaimer
 from wukong.node.snapshot_options import SnapshotOptions
 from wukong.node.snapshots import Snapshots
 from wukong.protocol.connection import ConnectionOptions
@@ -185,7 +187,7 @@ class Server:
         self.registry = Registry()
         self.audience = Audience()
         record_bytes = config.wukong.delivery_record_bytes
-        self.deliveries = Deliveries(record_bytes) if record_bytes else None
+        self.deliveries = Deliveries(record_bytes) if record_bytes != OFF else None
         self.dispatcher = Dispatcher(
             node_id=node_id,
             registry=self.registry,
@@ -253,6 +255,8 @@ class Server:
         self._parts.push_async_callback(self.snapshots.stop)
         self._parts.push_async_callback(self._stop_log)
         self.node.attach(self.runtime)
+        self.reclaimer = Reclaimer(self.store.compact, self.node.generations.prefix)
+        self.node.freed = self.reclaimer.freed
         controller = self.controller = self._make_controller(directory, formation)
         self.runtime.start()
         self.snapshots.start()
@@ -549,6 +553,7 @@ class Server:
                 logins=logins,
                 registry=registry,
                 history=history,
+                console=self._console(use_cases, admin, nodes, logins, history),
             )
             await self._start_manager(ApiServer(app), config.manager.addr)
         if config.datasource.addr:
@@ -560,7 +565,14 @@ class Server:
             )
             asking = asyncio.get_running_loop().create_task(datasource.run(), name="datasource")
             self._parts.push_async_callback(_cancel, asking)
-        periodic = (self._retry_unacknowledged(), self._sample_loop_lag(controller), history.run(), self.audit.run())
+        periodic = (
+            self._retry_unacknowledged(),
+            self._sample_loop_lag(controller),
+            history.run(),
+            self.audit.run(),
+            use_cases.retention.keep_running(limits.retention_interval_ms / 1000),
+            self.reclaimer.run(),
+        )
         for work in periodic:
             task = asyncio.get_running_loop().create_task(work)
             self._parts.push_async_callback(_cancel, task)
@@ -624,17 +636,25 @@ class Server:
             clock=self.clock,
         )
 
-    def _console(self, use_cases: UseCases, admin: ClusterAdmin, nodes: OtherNodes, logins: Logins) -> ConsoleServer:
+    def _console(
+        self, use_cases: UseCases, admin: ClusterAdmin, nodes: OtherNodes, logins: Logins, history: History
+    ) -> ConsoleServer:
         config = self.config
         return ConsoleServer(
             use_cases,
             tokens=Tokens(config.manager_token, config.manager.readonly_token),
             account=logins.account,
-            feed=Feed(own=self._console_figures, cluster=admin, nodes=nodes, clock=self.clock),
+            feed=Feed(
+                own=lambda: self._console_figures(use_cases),
+                own_history=history.shape,
+                cluster=admin,
+                nodes=nodes,
+                clock=self.clock,
+            ),
             clock=self.clock,
         )
 
-    def _console_figures(self) -> NodeFigures:
+    def _console_figures(self, use_cases: UseCases) -> NodeFigures:
         gateway, sender = self.gateway, self.webhooks
         assert gateway is not None and sender is not None
         totals = sender.totals
@@ -643,8 +663,8 @@ class Server:
             uptime_s=int(self.clock.monotonic() - self._started_s),
             sessions=len(self.registry),
             connections=gateway.connections,
-            sends=gateway.counters.in_messages,
-            recvs=self.dispatcher.pushed,
+            sends=gateway.counters.in_messages + use_cases.messages.sent,
+            recvs=gateway.counters.out_messages,
             log_bytes=self._wal.size_bytes,
             webhook_on=self.config.webhook.on,
             webhook_records=sender.backlog_records(),
@@ -682,6 +702,7 @@ class Server:
             overview,
             timeout_ms=self.config.cluster.request_timeout_ms,
             conversation_max_count=self.config.conversation.user_max_count,
+            probes=self.dispatcher.probes,
             pushes=Pushes(
                 node_id=self.config.cluster.node_id,
                 deliveries=self.deliveries,

@@ -132,7 +132,7 @@ def _of_clients(parts: Parts) -> Iterator[Figure]:
     yield _counter("wukong_api_messages", "Messages appended for the back end.", lambda: messages.sent)
     yield _histogram(
         "wukong_send_duration_seconds",
-        "From the read of a SEND to its SENDACK; of every eighth, and of the first in 50 ms.",
+        "From the read of a SEND to its SENDACK; of one in 32, and of the first in 50 ms.",
         probes.send_s,
     )
     yield _histogram(

@@ -7,10 +7,12 @@ import json
 import stat
 import time
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import jwt
 import pytest
+from aiohttp import web
 
 from tests.api.calls import Api
 from tests.service.stack import Stack
@@ -116,6 +118,12 @@ async def test_only_a_login_that_was_signed_here_and_is_not_over_is_anybody_s() 
             assert not await may_bind(api, token), token
 
 
+async def test_bytes_that_are_no_text_are_no_login() -> None:
+    # As a server reads them; the clients of tests do not send such bytes.
+    request = SimpleNamespace(headers={"Authorization": "Bearer a.b.\udcff"}, query={})
+    assert logins().user_of(cast("web.Request", request)) is None
+
+
 async def test_a_login_may_also_come_in_the_query_as_upstream_reads_it() -> None:
     async with await serving() as api:
         answer = await api.call("POST", f"{BIND}?Authorization={signed()}", {"plugin_no": "p", "uid": "u"})
@@ -149,6 +157,8 @@ async def test_the_manager_token_alone_is_nobody_at_this_port() -> None:
         ({"Host": "page.example", "Origin": "http://page.example"}, 400),
         ({"Origin": "http://page.example"}, 400),
         ({"Origin": "null"}, 400),
+        ({"Origin": "http://["}, 400),
+        ({"Host": "["}, 400),
     ],
 )
 async def test_no_page_logs_in_with_the_password_that_everybody_knows(headers: dict[str, str], status: int) -> None:

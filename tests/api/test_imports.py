@@ -84,6 +84,11 @@ async def test_a_comparison_says_how_far_it_read_and_who_is_a_member(api: Api) -
         ("/import/messages", {**CHANNEL, "messages": [row(1, message_id=0)]}),
         ("/import/messages", {**CHANNEL, "messages": [row(1, message_id=1 << 63)]}),
         ("/import/messages", {**CHANNEL, "messages": [row(1, timestamp=-1)]}),
+        *(
+            ("/import/messages", {**CHANNEL, "messages": [row(1, **{name: 1 << 70})]})
+            for name in ("message_id", "message_seq", "timestamp", "setting", "expire")
+        ),
+        ("/import/chats", {**CHANNEL, "chats": [{"uid": "a", "read_seq": 1 << 70}]}),
         ("/import/messages", {**CHANNEL, "messages": [row(2), row(1)]}),
         ("/import/channel", {**CHANNEL, "members": None}),
         ("/import/chats", {**CHANNEL, "chats": [{"uid": "a", "read_seq": -1}]}),

@@ -13,7 +13,9 @@ from tests.service.stack import NODE_ID, Stack
 from wukong.api.manager import FROM_ELSEWHERE, NOT_OURS, build_manager_app
 from wukong.api.server import ApiOptions
 from wukong.config.keys import GUEST
+from wukong.histogram import Histogram
 from wukong.service.cluster import ClusterAdmin
+from wukong.service.history import SERIES, History, Reading
 from wukong.service.other_nodes import NoOtherNodes
 
 TOKEN = "s3cret"
@@ -24,7 +26,15 @@ FORBIDDEN = {"msg": "没有权限", "status": 403}
 
 
 class ManagerApi(Api):
-    def __init__(self, stack: Stack, admin: FakeAdmin | None = None, *, asker: str = "", token: str = TOKEN) -> None:
+    def __init__(
+        self,
+        stack: Stack,
+        admin: FakeAdmin | None = None,
+        *,
+        asker: str = "",
+        token: str = TOKEN,
+        history: History | None = None,
+    ) -> None:
         self.stack = stack
         app = build_manager_app(
             stack.use_cases,
@@ -33,6 +43,7 @@ class ManagerApi(Api):
             nodes=NoOtherNodes(NODE_ID),
             logins=logins(GUEST, BOSS, CLERK),
             registry=CollectorRegistry(),
+            history=history,
         )
         if asker:
             app.middlewares.insert(0, seen_from(asker))
@@ -108,6 +119,7 @@ async def test_who_may_only_read_changes_nothing() -> None:
         {"Content-Type": "application/x-www-form-urlencoded"},
         {"Origin": "http://page.example"},
         {"Origin": "null"},
+        {"Origin": "http://["},
     ],
 )
 async def test_a_page_of_another_origin_changes_nothing_with_a_login(more: dict[str, str]) -> None:
@@ -164,3 +176,20 @@ async def test_from_this_machine_the_cluster_is_changed_by_who_may_write_it() ->
         assert admin.wishes == []
         assert (await api.call("POST", *MEMBERS, headers=by("boss"))).body == OK
     assert admin.wishes == [("remove", 3)]
+
+
+async def test_the_last_quarter_of_an_hour_is_shown_to_who_may_read() -> None:
+    stack = await Stack().start()
+    latencies = {name: Histogram() for name in ("ack", "recv", "fsync")}
+    history = History(lambda: Reading(0, 0, 2, 0, 0.5, 0), latencies, stack.clock)
+    stack.clock.ms += 5_000
+    history.sample()
+    async with ManagerApi(stack, history=history) as api:
+        assert is_turned_away(await api.call("GET", "/history"))
+        for headers in (WITH_TOKEN, by("guest")):
+            answer = await api.call("GET", "/history", headers=headers)
+            assert answer.status == 200
+            assert (answer.body["interval_s"], answer.body["now_ms"]) == (5, stack.clock.ms)
+            assert set(answer.body["series"]) == set(SERIES)
+            assert answer.body["series"]["sessions"] == [2]
+            assert answer.body["series"]["ack_p99_ms"] == [None]

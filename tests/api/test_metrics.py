@@ -4,8 +4,9 @@ from collections import Counter
 
 from tests.api.calls import Api
 from tests.service.stack import Stack
-from wukong.api.metrics import COUNTER, GAUGE, Figure
+from wukong.api.metrics import COUNTER, GAUGE, HISTOGRAM, Figure
 from wukong.api.server import ApiOptions
+from wukong.histogram import Histogram
 
 LAG = Figure("wukong_loop_lag_seconds", "How late the loop is.", GAUGE, lambda: 0.25)
 
@@ -28,6 +29,22 @@ async def test_figures_are_read_when_they_are_asked_for() -> None:
         assert found['wukong_commands_total{slot="3"}'] == 7
         commands["3",] += 1
         assert (await metrics(api))['wukong_commands_total{slot="3"}'] == 8
+
+
+async def test_a_histogram_shows_how_many_values_each_bound_holds() -> None:
+    histogram = Histogram((1, 2.5))
+    for value in (0.5, 2, 2.5, 99):
+        histogram.add(value)
+    figures = (Figure("wukong_things", "Sizes.", HISTOGRAM, lambda: histogram),)
+    async with Api(await Stack().start(), ApiOptions(figures=figures)) as api:
+        found = {name: value for name, value in (await metrics(api)).items() if name.startswith("wukong_things")}
+    assert found == {
+        'wukong_things_bucket{le="1.0"}': 1,
+        'wukong_things_bucket{le="2.5"}': 3,
+        'wukong_things_bucket{le="+Inf"}': 4,
+        "wukong_things_count": 4,
+        "wukong_things_sum": 104,
+    }
 
 
 async def test_the_process_shows_itself(api: Api) -> None:

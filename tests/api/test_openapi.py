@@ -181,8 +181,20 @@ def calls() -> Iterator[tuple[str, str, Any]]:
     yield "POST", "/conn/remove", {"uid": "a"}
     for path in ("/health", "/migrate/result", "/route", "/connz", "/varz", "/varz?show=conn", "/varz/setting"):
         yield "GET", path, None
+    yield "GET", "/message/explain?channel_id=g&message_seq=1", None
+    yield "GET", "/message/explain?channel_id=g&message_seq=1&uid=nobody", None
+    yield "GET", "/message/explain?channel_id=g&message_seq=1000", None
     for path in ("/docs", "/docs/rapidoc-min.js", "/docs/health", "/docs/openapi.json", "/metrics"):
         yield "GET", path, None
+    yield "POST", "/retention/set", {**group, "count": 1}
+    yield "POST", "/retention/default/set", {"channel_type": 2, "days": 1}
+    yield "GET", "/retention", None
+    yield "GET", "/retention?channel_id=g&channel_type=2", None
+    yield "GET", "/retention?channel_id=none&channel_type=9", None
+    yield "POST", "/retention/clear", group
+    yield "POST", "/retention/default/clear", {"channel_type": 2}
+    yield "POST", "/retention/run", {}
+    yield "POST", "/erase", {"uid": "nobody"}
     yield "GET", "/plugins", None
     yield "GET", "/plugin/bind", None
     yield "GET", "/plugins/x/y", None
@@ -201,7 +213,7 @@ async def test_answers_are_as_the_document_says(api: Api) -> None:
     found: list[str] = []
     asked: set[tuple[str, str]] = set()
     for method, path, body in calls():
-        answer = await api.call(method, path, body)
+        answer = await api.call(method, path, body, headers={"Content-Type": "application/json"})
         assert answer.status < 500, (path, answer)
         template = await template_of(app, method, path)
         asked.add((method, template))

@@ -19,6 +19,7 @@ from wukong.channel.commands import (
     Command,
     Disband,
     DropNode,
+    Erase,
     ForgetNode,
     ForgetOutbox,
     FreezeOffline,
@@ -35,11 +36,14 @@ from wukong.channel.commands import (
     PutChannel,
     PutCopy,
     PutNode,
+    PutRetention,
     PutSettings,
     QuitDevices,
     RememberSync,
     RemoveAllMembers,
     RemoveMembers,
+    RetentionPolicy,
+    Retire,
     SetToken,
     StageMembers,
     SweepSessions,
@@ -226,6 +230,37 @@ _DATASOURCE: list[list[Command]] = [
     [UpdateSystemUids(2, [], True)],
 ]
 
+_KEPT = ChannelId(2, "kept")
+_RETENTION: list[list[Command]] = [
+    [
+        Hello(),
+        PutRetention(_KEPT, RetentionPolicy(30, 1_000, 1 << 40)),
+        PutRetention(ChannelId(2, "old"), RetentionPolicy()),
+        PutRetention(ChannelId(2, ""), RetentionPolicy(1)),
+        PutRetention(ChannelId(3, ""), RetentionPolicy(count=5)),
+        PutRetention(ChannelId(3, "")),
+    ],
+    [
+        *[Append(_KEPT, False, uid, f"{uid} writes".encode(), f"k-{uid}", trusted=True) for uid in ("alice", "bob")],
+        Append(_KEPT, False, "alice", b"with a topic", "k-2", 2, 0x88, 60, "topic", trusted=True),
+        PostEvent(_KEPT, "k-alice", "main", "e1", "stream.delta", 2, "kept", text="goes"),
+        PostEvent(_KEPT, "k-2", "main", "e2", "stream.close", 4, "kept", text="goes too"),
+        PostEvent(_KEPT, "k-bob", "main", "e3", "stream.delta", 2, "kept", text="stays"),
+        Append(_KEPT, True, "bob", b"by name", "k-3", trusted=True, recipients=["alice", "dave"]),
+        Append(_KEPT, True, "bob", b"by name again", trusted=True, recipients=["dave"]),
+    ],
+    [
+        Retire(_KEPT, False, 1),
+        Retire(_KEPT, True, 1),
+        Retire(_KEPT, False, 1),
+        Erase(_KEPT, False, "alice", [1, 2, 3, 9]),
+        Erase(_KEPT, True, "bob", [2]),
+        Retire(ChannelId(2, "old"), False, 1 << 62),
+        Retire(ChannelId(2, "old"), True, 1),
+        Append(_KEPT, False, "alice", b"with a topic", "k-2", trusted=True),
+    ],
+]
+
 CHAPTERS = {
     "golden_v1.json": _FIRST,
     "golden_v1_cluster.json": _CLUSTER,
@@ -234,6 +269,7 @@ CHAPTERS = {
     "golden_v1_webhooks.json": _WEBHOOKS,
     "golden_v1_webhooks_sweep.json": _SWEEP,
     "golden_v1_datasource.json": _DATASOURCE,
+    "golden_v1_retention.json": _RETENTION,
 }
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 
 from wukong import limits
-from wukong.channel import presence, webhooks
+from wukong.channel import presence, retention, webhooks
 from wukong.channel.commands import (
     AdvanceCommands,
     AdvanceWebhooks,
@@ -23,6 +23,7 @@ from wukong.channel.commands import (
     Command,
     Disband,
     DropNode,
+    Erase,
     ForgetNode,
     ForgetOutbox,
     FreezeOffline,
@@ -38,12 +39,15 @@ from wukong.channel.commands import (
     PutChannel,
     PutCopy,
     PutNode,
+    PutRetention,
     PutSettings,
     QuitDevices,
     RememberSync,
     RemoveAllMembers,
     RemoveMembers,
     Reply,
+    RetentionPolicy,
+    Retire,
     SetToken,
     StageMembers,
     SweepSessions,
@@ -65,6 +69,7 @@ SLAVE, MASTER = 0, 1
 OK, AUTH_FAIL, NOT_MEMBER, DENIED, KICK, NOT_ALLOWED, REFUSED, BAN = 1, 2, 3, 4, 12, 13, 15, 19
 DISBANDED, SEND_BAN = 24, 25
 NO_PERSIST = 1
+ERASED = 16
 COPY_USER, COPY_PAIR, COPY_SETTINGS, COPY_SYSTEM_UIDS = 1, 2, 3, 4
 
 NOTIFY, OFFLINE, ONLINE = 1, 2, 4
@@ -108,6 +113,9 @@ class Channel:
     confirmed: dict[str, int] = field(default_factory=dict)
     ever_send_banned: bool = False
     imported: dict[bool, int] = field(default_factory=dict)
+    retired: dict[bool, int] = field(default_factory=lambda: {False: 0, True: 0})
+    # Messages that are not found by their number: a newer one of the sender had it, and was erased.
+    unfindable: set[tuple[bool, int]] = field(default_factory=set)
 
     def members(self) -> set[str]:
         present: set[str] = set()
@@ -131,7 +139,11 @@ class Channel:
         return []
 
     def log(self, is_cmd: bool) -> list[Stored]:
+        """Everything that ever was in it."""
         return self.commands if is_cmd else self.chat
+
+    def kept(self, is_cmd: bool) -> list[Stored]:
+        return self.log(is_cmd)[self.retired[is_cmd] :]
 
 
 @dataclass
@@ -233,6 +245,7 @@ class Model:
         self.over: set[tuple[int, int]] = set()
         self.nodes: dict[int, NodeRow] = {}
         self.threads: dict[tuple[ChannelId, str], Thread] = {}
+        self.policies: dict[ChannelId, RetentionPolicy | None] = {}
         self.handed_out: dict[str, list[tuple[ChannelId, int]]] = {}
         self.staged: dict[ChannelId, dict[int, list[StageMembers]]] = {}
         self.owed: dict[int, tuple[int, str, Command]] = {}
@@ -417,7 +430,10 @@ class Model:
         known = [message for message in command.messages if message.message_seq <= len(log)]
         fresh = command.messages[len(known) :]
         for message in known:
-            if log[message.message_seq - 1].message != message:
+            stored = log[message.message_seq - 1].message
+            if message.message_seq <= channel.retired[command.is_cmd] or stored.flags & ERASED:
+                continue
+            if stored != message:
                 return Reply(1002, message_seq=message.message_seq)
         if fresh and imported < len(log):
             return Reply(1002, message_seq=imported + 1)
@@ -454,6 +470,61 @@ class Model:
                 if chat.uid not in channel.members() and chat.uid not in channel.implicit():
                     talk.ends_at = last
         return Reply()
+
+    # -- retention: docs/retention.md --
+
+    def _on_PutRetention(self, command: PutRetention) -> Reply:
+        self.policies[command.channel] = command.policy
+        return Reply()
+
+    def _on_Retire(self, command: Retire) -> Reply:
+        channel, is_cmd = self.channel(command.channel), command.is_cmd
+        begun, upto = channel.retired[is_cmd], min(command.upto, len(channel.log(is_cmd)))
+        if upto <= begun:
+            return Reply(message_seq=begun)
+        # How far one command gets is the machine's choice, but it gets somewhere.
+        done = self._given.message_seq
+        assert begun < done <= upto and done - begun <= retention.MESSAGES_PER_COMMAND
+        gone = [stored.message for stored in channel.log(is_cmd)[begun:done]]
+        for message in gone:
+            channel.retired[is_cmd] = message.message_seq
+            self._forget_number(channel, is_cmd, message)
+        self._seen.append(("freed", command.channel, is_cmd, begun + 1, done, sum(map(_size, gone)), False))
+        return Reply(message_seq=done)
+
+    def _on_Erase(self, command: Erase) -> Reply:
+        channel, is_cmd = self.channel(command.channel), command.is_cmd
+        gone = []
+        for stored in channel.kept(is_cmd):
+            message = stored.message
+            if message.message_seq in command.seqs and message.from_uid == command.uid and not message.flags & ERASED:
+                gone.append(message)
+                named = self._of_number(channel, is_cmd, message.client_msg_no, message.from_uid)
+                if named and named[-1] == message:
+                    channel.unfindable |= {(is_cmd, older.message_seq) for older in named}
+                empty = {"setting": 0, "client_msg_no": "", "payload": b'{"type":0}', "topic": ""}
+                stored.message = msgspec.structs.replace(message, flags=message.flags | ERASED, **empty)
+                self._forget_number(channel, is_cmd, message)
+        if gone:
+            first, last = gone[0].message_seq, gone[-1].message_seq
+            self._seen.append(("freed", command.channel, is_cmd, first, last, sum(map(_size, gone)), True))
+        return Reply(message_seq=len(gone))
+
+    def _of_number(self, channel: Channel, is_cmd: bool, number: str, uid: str) -> list[Message]:
+        found = [stored.message for stored in channel.kept(is_cmd)]
+        return [
+            m
+            for m in found
+            if (m.client_msg_no, m.from_uid) == (number, uid) and (is_cmd, m.message_seq) not in channel.unfindable
+        ]
+
+    def _forget_number(self, channel: Channel, is_cmd: bool, message: Message) -> None:
+        number = message.client_msg_no
+        key = (channel.id, is_cmd, message.from_uid, number)
+        if number and key in self.numbers and self.numbers[key].reply.message_seq == message.message_seq:
+            del self.numbers[key]
+        if number and not is_cmd and self.by_number(channel.id, number, False) is None:
+            self.threads.pop((channel.id, number), None)
 
     # -- events: http-api.md 10, docs/design/events.md --
 
@@ -767,7 +838,7 @@ class Model:
     def _is_next(self, channel: Channel, uid: str, seq: int) -> bool:
         """Whether nothing unconfirmed below seq is for the user; where more than 64 commands lie between, it is not
         looked for."""
-        before = [s for s in channel.commands if channel.confirmed.get(uid, 0) < s.message.message_seq < seq]
+        before = [s for s in channel.kept(True) if channel.confirmed.get(uid, 0) < s.message.message_seq < seq]
         return not any(uid in s.recipients for s in before) and sum(uid in s.members for s in before) <= 64
 
     def _on_RememberSync(self, command: RememberSync) -> Reply:
@@ -931,7 +1002,7 @@ class Model:
         found = {}
         for channel in self.channels.values():
             done = channel.confirmed.get(uid, 0)
-            mine = [s.message for s in channel.commands if uid in s.recipients and s.message.message_seq > done]
+            mine = [s.message for s in channel.kept(True) if uid in s.recipients and s.message.message_seq > done]
             if mine:
                 found[channel.id] = mine
         return found
@@ -957,14 +1028,16 @@ class Model:
         if hidden:
             talk.deleted, talk.ends_at = 0, None
         last = len(channel.chat) if talk.ends_at is None else talk.ends_at
-        shown = [s.message for s in channel.chat if talk.deleted < s.message.message_seq <= last]
+        shown = [s.message for s in channel.kept(False) if talk.deleted < s.message.message_seq <= last]
         if after_seq > 0:
             shown = [m for m in shown if m.message_seq > after_seq]
         elif unread_only:
             shown = [m for m in shown if m.message_seq > talk.read]
         recents = shown[::-1][:count]
-        unread, read = max(0, last - talk.read), talk.read
-        own = max((s.message.message_seq for s in channel.chat if s.message.from_uid == uid), default=0)
+        # What is gone cannot be read.
+        read = max(talk.read, min(channel.retired[False], last))
+        unread = max(0, last - read)
+        own = max((s.message.message_seq for s in channel.kept(False) if s.message.from_uid == uid), default=0)
         if recents and recents[0].from_uid == uid:
             unread, read = 0, recents[0].message_seq
         elif own <= last and own > read and last - own < unread:
@@ -972,8 +1045,21 @@ class Model:
         return Conversation(channel_id, unread, read, last, recents)
 
     def by_number(self, channel_id: ChannelId, number: str, is_cmd: bool) -> Message | None:
-        found = [s.message for s in self.channel(channel_id).log(is_cmd) if s.message.client_msg_no == number]
+        channel = self.channel(channel_id)
+        found = [s.message for s in channel.kept(is_cmd) if s.message.client_msg_no == number]
+        found = [message for message in found if (is_cmd, message.message_seq) not in channel.unfindable]
         return found[-1] if found else None
+
+    def told_message(self, event: Event) -> Message | None:
+        """The message of an event as it is now; None: there is none, or no more."""
+        if event.message is None or event.channel is None or not event.message.message_seq:
+            return event.message
+        channel, seq = self.channel(event.channel), event.message.message_seq
+        return None if seq <= channel.retired[event.is_cmd] else channel.log(event.is_cmd)[seq - 1].message
+
+
+def _size(message: Message) -> int:
+    return sum(map(len, (message.payload, message.client_msg_no, message.from_uid, message.topic)))
 
 
 def _place(device: Device) -> tuple[object, ...]:

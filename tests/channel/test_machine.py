@@ -11,6 +11,7 @@ from tests.channel.world import (
     Step,
     World,
     make_lanes_small,
+    make_retention_small,
     make_webhooks_small,
     random_steps,
     rows_of,
@@ -48,6 +49,7 @@ STEPS_PER_WORLD = 1_000
 def small_limits(monkeypatch: pytest.MonkeyPatch) -> None:
     make_lanes_small(monkeypatch)
     make_webhooks_small(monkeypatch)
+    make_retention_small(monkeypatch)
 
 
 @pytest.mark.parametrize("seed", SEEDS)

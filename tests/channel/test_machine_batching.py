@@ -18,7 +18,7 @@ from random import Random
 import msgspec
 import pytest
 
-from tests.channel.world import SLOT, World, make_lanes_small, make_webhooks_small, random_steps
+from tests.channel.world import SLOT, World, make_lanes_small, make_retention_small, make_webhooks_small, random_steps
 from wukong.channel.commands import NodeGone, Pack, decode_entry, encode_command, encode_entry, encode_pack
 from wukong.channel.effects import Effect, NodeEnded, WebhookAdded
 from wukong.channel.machine import apply_pack
@@ -184,6 +184,7 @@ def equal_to_serial(log: list[Pack], random: Random, run: Run) -> None:
 def small_limits(monkeypatch: pytest.MonkeyPatch) -> None:
     make_lanes_small(monkeypatch)
     make_webhooks_small(monkeypatch)
+    make_retention_small(monkeypatch)
 
 
 @pytest.mark.parametrize("head_limit", [0, 1, 4096])

@@ -21,7 +21,18 @@ from wukong.channel.commands import (
 from wukong.channel.effects import FanOut, Message, WebhookAdded
 from wukong.channel.ids import ChannelId
 from wukong.channel.state import Settings, channel_part, encode, seq_part
-from wukong.channel.webhooks import EVENT_NAMES, NOTIFY, OFFLINE, ONLINE, Backlog, Record, backlog, cursor, pending
+from wukong.channel.webhooks import (
+    EVENT_NAMES,
+    NOTIFY,
+    OFFLINE,
+    ONLINE,
+    Backlog,
+    Record,
+    backlog,
+    cursor,
+    pending,
+    pending_ids,
+)
 
 GROUP = ChannelId(2, "g")
 AGENT = ChannelId(11, "alice@bot")
@@ -46,7 +57,10 @@ def texts(slot: Slot, kind: int, *, after: int = 0, limit: int = 100) -> list[st
 
 
 def ids(slot: Slot, kind: int, *, after: int = 0, limit: int = 100) -> list[int]:
-    return [record.id for record in pending(slot.state, kind, after=after, limit=limit)]
+    found = [record.id for record in pending(slot.state, kind, after=after, limit=limit)]
+    if not after:
+        assert pending_ids(slot.state, kind, limit=limit) == found
+    return found
 
 
 def queue_rows(slot: Slot) -> dict[bytes, bytes]:

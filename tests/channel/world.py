@@ -14,7 +14,7 @@ import pytest
 
 from tests.channel.model import Model, Seen, Thread, joined
 from wukong import limits
-from wukong.channel import events, presence, webhooks
+from wukong.channel import events, presence, retention, webhooks
 from wukong.channel.commands import (
     AdvanceCommands,
     AdvanceWebhooks,
@@ -24,6 +24,7 @@ from wukong.channel.commands import (
     Command,
     Disband,
     DropNode,
+    Erase,
     ForgetNode,
     ForgetOutbox,
     FreezeOffline,
@@ -39,12 +40,15 @@ from wukong.channel.commands import (
     PostEvent,
     PutChannel,
     PutNode,
+    PutRetention,
     PutSettings,
     QuitDevices,
     RememberSync,
     RemoveAllMembers,
     RemoveMembers,
     Reply,
+    RetentionPolicy,
+    Retire,
     SetToken,
     StageMembers,
     SweepSessions,
@@ -63,6 +67,7 @@ from wukong.channel.effects import (
     Effect,
     EventPush,
     FanOut,
+    Freed,
     MembersChanged,
     Message,
     NodeEnded,
@@ -78,6 +83,7 @@ from wukong.channel.members import list_uids, member_page, member_uids
 from wukong.channel.messages import message_by_id, message_by_number, messages_between
 from wukong.channel.nodes import table
 from wukong.channel.presence import sessions_of, sweep_due
+from wukong.channel.retention import first_seq, policy_of
 from wukong.channel.state import KEPT, Settings, State, channel_part, encode, read_channel_part
 from wukong.channel.webhooks import EVENT_NAMES, OFFLINE, Record, backlog, cursor, pending, recipients
 from wukong.store.memory import MemoryStore
@@ -397,7 +403,11 @@ class World:
         is_cmd = random.random() < 0.3
         log = [stored.message for stored in self.model.channel(channel).log(is_cmd)]
         first = max(1, len(log) + 1 - random.choice((0, 0, 0, 1, 3, -1)))
-        messages = [msgspec.structs.replace(message, recipients=None) for message in log[first - 1 : first + 1]]
+        # Where they come from, nothing is erased.
+        messages = [
+            msgspec.structs.replace(message, recipients=None, flags=message.flags & 15)
+            for message in log[first - 1 : first + 1]
+        ]
         while len(messages) < random.randint(1, 5):
             # Ids of other nodes, which do not rise; seconds that go back, and some ahead of the log's time.
             milliseconds = START_MS - 1_288_834_974_657 + random.randint(-9_000_000, 30_000)
@@ -483,6 +493,8 @@ class World:
                     seen.append(("started", *msgspec.structs.astuple(effect)))
                 case SessionEnded():
                     seen.append(("ended", *msgspec.structs.astuple(effect)))
+                case Freed():
+                    seen.append(("freed", *msgspec.structs.astuple(effect)))
                 case NodeEnded():
                     seen.append(("gone", effect.node, effect.incarnation))
                 case Propagate():
@@ -522,7 +534,7 @@ class World:
                     event.at_ms,
                     event.channel,
                     event.is_cmd,
-                    event.message,
+                    model.told_message(event),
                     event.entries,
                     event.online if kind == OFFLINE else None,
                 )
@@ -536,7 +548,8 @@ class World:
             same(cursor(state, kind), model.told[kind])
             if kind == OFFLINE:
                 for record, event in random.sample(list(zip(found, waiting, strict=True)), min(20, len(found))):
-                    same(self._recipients(record, random.choice((1, 2, 7, 1000))), event.recipients)
+                    to = frozenset() if record.message is None else event.recipients
+                    same(self._recipients(record, random.choice((1, 2, 7, 1000))), to)
         left = [event for event in model.events if any(event in model.waiting(kind) for kind in event.kinds)]
         waiting_now = backlog(state)
         same((waiting_now.records, waiting_now.dropped), (len(left), model.given_up))
@@ -572,7 +585,9 @@ class World:
             row = state.user(part, uid)
             assert row is not None
             same(row.intervals[-1].from_index, channel.joined_at(uid))
+        same(policy_of(state, channel_id), self.model.policies.get(channel_id))
         for is_cmd in (False, True):
+            same(first_seq(head, is_cmd=is_cmd), channel.retired[is_cmd] + 1)
             self._check_log(channel_id, is_cmd, random)
 
     def _pages(self, part: bytes, limit: int) -> list[str]:
@@ -587,9 +602,10 @@ class World:
 
     def _check_log(self, channel_id: ChannelId, is_cmd: bool, random: Random) -> None:
         state, part = self.state, channel_part(channel_id)
-        log = [stored.message for stored in self.model.channel(channel_id).log(is_cmd)]
-        same(messages_between(state, part, is_cmd=is_cmd, first=1, last=len(log), limit=len(log) + 1), log)
-        first, last, limit = random.randint(0, 9), random.randint(0, len(log) + 1), random.randint(0, 9)
+        log = [stored.message for stored in self.model.channel(channel_id).kept(is_cmd)]
+        end = len(self.model.channel(channel_id).log(is_cmd))
+        same(messages_between(state, part, is_cmd=is_cmd, first=1, last=end, limit=end + 1), log)
+        first, last, limit = random.randint(0, 9), random.randint(0, end + 1), random.randint(0, 9)
         wanted = [message for message in log if first <= message.message_seq <= last]
         same(messages_between(state, part, is_cmd=is_cmd, first=first, last=last, limit=limit), wanted[:limit])
         newest = messages_between(state, part, is_cmd=is_cmd, first=first, last=last, limit=limit, newest=True)
@@ -733,6 +749,24 @@ def audit(state: State) -> None:
     counted = {key[1:]: int.from_bytes(value, "big") for key, value in rows.items() if key[:1] == b"n"}
     same(counted, by_user)
     audit_lanes(state, rows)
+    audit_logs(state, rows)
+
+
+def audit_logs(state: State, rows: dict[bytes, bytes]) -> None:
+    """What points to a message points to one that is there."""
+    for key, value in rows.items():
+        kind = key[:1]
+        if kind in (b"M", b"K"):
+            head = state.head(key[1:-8])
+            assert head is not None and key[-8:] >= first_seq(head, is_cmd=kind == b"K").to_bytes(8, "big")
+        elif kind in (b"i", b"I", b"j", b"J", b"o"):
+            part = channel_part(read_channel_part(key, 1)[0])
+            is_pointer = len(value) != 32 if kind in (b"i", b"I") else kind == b"o" or key[1:] != part
+            if is_pointer:
+                assert (b"K" if kind in (b"I", b"J") else b"M") + part + value[-8:] in rows, key
+        elif kind == b"e":
+            size = int.from_bytes(key[1:3], "big")
+            assert b"K" + key[3 + size :] in rows, key
 
 
 def audit_lanes(state: State, rows: dict[bytes, bytes]) -> None:
@@ -784,6 +818,12 @@ def make_webhooks_small(monkeypatch: pytest.MonkeyPatch) -> None:
     """Limits of one command's work that random steps reach."""
     monkeypatch.setattr(webhooks, "ROWS_PER_COMMAND", 4)
     monkeypatch.setattr(presence, "SWEEP_ROWS", 3)
+
+
+def make_retention_small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Limits of one command's work that random steps reach."""
+    monkeypatch.setattr(retention, "MESSAGES_PER_COMMAND", 5)
+    monkeypatch.setattr(retention, "ROWS_PER_COMMAND", 12)
 
 
 def random_steps(random: Random, count: int) -> list[Step]:
@@ -974,6 +1014,21 @@ def _token(random: Random) -> bytes:
     return random.choice((b"", b"t1", b"t1", b"t1", b"t1", b"t1", b"t2"))
 
 
+def _retire(random: Random) -> Command:
+    channel = _pair(random) if random.random() < 0.3 else _channel(random)
+    return Retire(channel, random.random() < 0.4, random.choice((0, 1, 2, 3, 5, 9, 1 << 62)))
+
+
+def _erase(random: Random) -> Command:
+    channel = _pair(random) if random.random() < 0.3 else _channel(random)
+    seqs = [random.randint(1, 12) for _ in range(random.randrange(8))]
+    return Erase(channel, random.random() < 0.3, random.choice(UIDS), seqs)
+
+
+def _policy(random: Random) -> RetentionPolicy | None:
+    return RetentionPolicy(*(random.choice((0, 1, 5)) for _ in range(3))) if random.random() < 0.7 else None
+
+
 _USERS = ("alice", "plumless", VISITOR)
 
 _MAKERS: tuple[Callable[[Random], Command], ...] = (
@@ -1009,8 +1064,11 @@ _MAKERS: tuple[Callable[[Random], Command], ...] = (
     lambda r: AdvanceWebhooks(r.choice(list(EVENT_NAMES)), r.choice((0, 1, 3, 9, 40, 1 << 62)), r.random() < 0.3),
     lambda r: FreezeOffline([r.randint(1, 60) for _ in range(r.randrange(6))], _uids(r)),
     lambda r: SweepSessions(),
+    lambda r: PutRetention(_channel(r), _policy(r)),
+    _retire,
+    _erase,
 )
-_WEIGHTS = (420, 100, 20, 60, 10, 8, 90, 60, 40, 24, 5, 80, 10, 4, 6, 6, 3, 6, 4, 3, 2, 15, 15, 120, 6, 8, 3)
+_WEIGHTS = (420, 100, 20, 60, 10, 8, 90, 60, 40, 24, 5, 80, 10, 4, 6, 6, 3, 6, 4, 3, 2, 15, 15, 120, 6, 8, 3, 2, 15, 20)
 
 
 # -- shrinking --

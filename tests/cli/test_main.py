@@ -15,6 +15,7 @@ COMMANDS = [
     "serve",
     "chat",
     "send",
+    "explain",
     "demo",
     "version",
     "channel create",

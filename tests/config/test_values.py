@@ -97,6 +97,17 @@ def test_what_is_no_size_is_refused(text: str) -> None:
         values.size(1, 1 << 30).read(text)
 
 
+def test_a_size_may_be_off_where_nought_stands_for_the_default() -> None:
+    kind = values.size_or_off(65_536, 1 << 30)
+    for text in ("off", "Off", "false", "no"):
+        assert kind.read(text) == values.OFF
+    assert kind.show(values.OFF) == "off"
+    assert kind.read("0") == 0
+    assert (kind.read("1MiB"), kind.show(1 << 20)) == (1 << 20, "1MiB")
+    with pytest.raises(ValueError, match="out of range"):
+        kind.read("1")
+
+
 @given(st.integers(1, 1 << 40))
 def test_a_shown_size_reads_back_as_itself(size_bytes: int) -> None:
     assert values.size(1, 1 << 40).read(values.format_size(size_bytes)) == size_bytes

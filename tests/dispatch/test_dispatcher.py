@@ -1,6 +1,8 @@
 """Effects of apply on the node that holds the sessions: events, and what may come when there is no gateway
 yet."""
 
+from collections.abc import Callable
+
 import pytest
 
 from wukong.channel.effects import EventPush, FanOut, MembersChanged, Message, SessionEnded
@@ -49,10 +51,14 @@ def test_messages_that_nobody_here_gets_need_no_gateway(dispatcher: Dispatcher) 
 
 
 class Sink:
-    """A gateway without sockets: the EVENTs handed to it."""
+    """A gateway without sockets: the EVENTs handed to it, and who waits until RECVs are written."""
 
     def __init__(self) -> None:
         self.events: list[tuple[SharedEvent, list[int]]] = []
+        self.waiting: list[Callable[[], None]] = []
+
+    def when_written(self, callback: Callable[[], None]) -> None:
+        self.waiting.append(callback)
 
     def deliver(self, view: RecvView, sessions: list[int]) -> None: ...
 
@@ -111,3 +117,59 @@ def test_an_event_that_nobody_here_gets_needs_no_gateway(dispatcher: Dispatcher)
     connect(dispatcher, 1, "u", version=4)
     dispatcher.run([event_push()])
     assert dispatcher.events_pushed == 0
+
+
+def fan_out(message_id: int, number: str = "no", session: int = 0) -> FanOut:
+    return FanOut(GROUP, False, Message(message_id, message_id, 0, 0, "a", number, 0, b"x"), 1, session)
+
+
+def test_pushes_count_until_they_are_confirmed(dispatcher: Dispatcher) -> None:
+    dispatcher.gateway = Sink()
+    connect(dispatcher, 1, "ann")
+    connect(dispatcher, 2, "bob")
+    dispatcher.run([fan_out(7)])
+    assert dispatcher.pushes_tracked == 2
+    ann, bob = dispatcher._registry.by_number[1], dispatcher._registry.by_number[2]
+    dispatcher.acknowledged(ann, 7)
+    dispatcher.acknowledged(ann, 7)
+    dispatcher.acknowledged(ann, 99)
+    assert (dispatcher.acknowledged_first, dispatcher.acknowledged_late) == (1, 0)
+    assert bob.unacked is not None
+    bob.unacked[7] = bob.unacked[7]._replace(due_ms=-1)
+    assert dispatcher.retry(bob) == 1
+    dispatcher.acknowledged(bob, 7)
+    assert (dispatcher.acknowledged_first, dispatcher.acknowledged_late) == (1, 1)
+    assert dispatcher.pushes_tracked == 2
+
+
+def test_messages_that_are_not_stored_are_not_waited_for(dispatcher: Dispatcher) -> None:
+    dispatcher.gateway = Sink()
+    connect(dispatcher, 1, "ann")
+    dispatcher.run([FanOut(GROUP, False, Message(7, 0, 0, 0, "a", "no", 0, b"x"), 1, 0)])
+    assert (dispatcher.pushed, dispatcher.pushes_tracked) == (1, 0)
+
+
+def test_a_timed_message_is_followed_until_it_is_written(dispatcher: Dispatcher) -> None:
+    gateway = dispatcher.gateway = Sink()
+    connect(dispatcher, 1, "ann")
+    connect(dispatcher, 2, "bob")
+    probes = dispatcher.probes
+    probe = probes.begin(5, "timed", 0.0)
+    assert probe is not None
+    # Another message in between, one of another session with the same number, then the one that is timed.
+    dispatcher.run([fan_out(7), fan_out(8, "timed", session=6)])
+    assert gateway.waiting == []
+    dispatcher.run([fan_out(9, "timed", session=5)])
+    assert probe.sessions == 2
+    (written,) = gateway.waiting
+    assert sum(probes.delivery_s.counts) == 0
+    written()
+    assert sum(probes.delivery_s.counts) == 1
+
+
+def test_a_timed_message_that_reaches_nobody_here_has_no_time_of_delivery(dispatcher: Dispatcher) -> None:
+    gateway = dispatcher.gateway = Sink()
+    probe = dispatcher.probes.begin(5, "timed", 0.0)
+    dispatcher.run([fan_out(9, "timed", session=5)])
+    assert probe is not None
+    assert (probe.sessions, gateway.waiting) == (0, [])

@@ -102,6 +102,7 @@ async def test_a_refused_login_hears_why_and_is_closed(world: World, version: in
     await hears_nothing_but_the_end(client, 1008)
     await world.sessions.until(lambda: world.sessions.logouts == [(1, "mallory")])
     assert world.gateway.counters.refused_logins == 1
+    assert world.gateway.counters.login_refusals == {reason: 1}
 
 
 @pytest.mark.parametrize(("key", "reason"), [("", 21), ("not base64", 2), ("c2hvcnQ=", 2), ("A" * 43 + "=", 2)])
@@ -309,6 +310,7 @@ async def test_a_send_with_a_wrong_key_is_refused_and_the_next_one_works(world: 
     assert too_large.message_id not in (0, refusal.message_id)
     assert len(world.sessions.sends) == 1
     assert world.gateway.counters.refused_sends == 2
+    assert sum(world.gateway.counters.send_refusals.values()) == 2
 
 
 async def test_frames_that_only_servers_send_and_those_without_a_meaning_are_ignored(world: World) -> None:
@@ -468,8 +470,8 @@ async def test_congestion_that_comes_back_holds_the_rest_again(world: World, mon
             await asyncio.sleep(0)
     send = sessions.send
 
-    def takes_one(number: int, uid: str, packet: Send) -> None:
-        send(number, uid, packet)
+    def takes_one(number: int, uid: str, packet: Send, received_at: float) -> None:
+        send(number, uid, packet, received_at)
         sessions.congested = True
 
     monkeypatch.setattr(sessions, "send", takes_one)

@@ -109,3 +109,21 @@ async def test_a_session_marked_by_a_write_of_another_has_its_turn() -> None:
     outbox.mark(Marks("first", 1, log, clock))
     await until_empty(outbox)
     assert log == [("first", 1), ("late", 1)]
+
+
+async def test_who_waits_for_what_is_ready_is_called_when_that_had_its_turn() -> None:
+    clock, log = FakeClock(), list[tuple[str, int]]()
+    outbox = an_outbox(clock, sessions_limit=2)
+    for name in "abc":
+        outbox.mark(Session(name, 1, log, clock))
+    outbox.when_written(lambda: log.append(("written", 0)))
+    outbox.mark(Session("later", 1, log, clock))
+    assert ("written", 0) not in log
+    await until_empty(outbox)
+    assert [name for name, _ in log] == ["a", "b", "c", "written", "later"]
+
+
+async def test_where_nothing_waits_everything_is_written() -> None:
+    called: list[int] = []
+    an_outbox(FakeClock()).when_written(lambda: called.append(1))
+    assert called == [1]

@@ -7,6 +7,7 @@ spread then. On one node it runs with every kind of connection; on three with on
 import asyncio
 import contextlib
 import itertools
+import re
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -74,6 +75,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
     process.start()
     yield process
     assert process.is_running, f"the server died\n{process.log_tail()}"
+    check_audit(process)
     assert process.stop() == 0, process.log_tail()
     assert process.complaints() == []
     check_rows(process, AUDITED.get(process.http_url, {}))
@@ -85,6 +87,8 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ClusterProcess
     with running_cluster(tmp_path_factory.mktemp("cluster"), settings=CLUSTER_SETTINGS, proxied=False) as running:
         yield running
         assert [node.is_running for node in running] == [True] * 3, f"a node died\n{running.log_tails()}"
+        for node in running:
+            check_audit(node)
         audited = AUDITED.get(running.http_url, {})
         catch_up(running, audited)
         assert running.stop() == [0, 0, 0], running.log_tails()
@@ -99,6 +103,13 @@ def catch_up(cluster: ClusterProcesses, audited: Iterable[ChannelId]) -> None:
     for node in cluster:
         for channel in by_slot.values():
             node.ask("/channel/subscribers?" + urlencode({"channel_id": channel.id, "channel_type": channel.type}))
+
+
+def check_audit(process: ServerProcess) -> None:
+    """All the time the node has compared its audiences with members and sessions, and found no difference."""
+    with process.open("/metrics", 10) as answer:
+        found = re.findall(r"^wukong_audit_differences_total (\S+)$", answer.read().decode(), re.MULTILINE)
+    assert found == ["0.0"], process.log_tail()
 
 
 def check_rows(process: ServerProcess, audited: dict[ChannelId, set[str]]) -> None:

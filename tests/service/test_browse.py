@@ -1,5 +1,6 @@
 """Looking through everything that is stored. http-api.md 13.3 and 13.4."""
 
+import asyncio
 import random
 
 import pytest
@@ -134,7 +135,11 @@ async def test_conversations_of_a_user_come_newest_first_with_what_is_unread(sta
 # -- messages --
 
 
-async def test_messages_are_paged_in_the_order_of_their_ids_as_a_plain_list_would_be(stack: Stack) -> None:
+async def test_messages_are_paged_in_the_order_of_their_ids_as_a_plain_list_would_be(
+    stack: Stack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Six channels are sorted in four pieces.
+    monkeypatch.setattr(browse, "_RUN", 2)
     chance = random.Random(5)
     channels = [f"g{number}" for number in range(6)]
     for name in channels:
@@ -229,3 +234,14 @@ async def test_one_look_through_at_a_time_and_not_for_ever(stack: Stack) -> None
         with pytest.raises(Unavailable, match="takes longer"):
             await hasty.channels()
     assert await hasty.channels() == ([], False)
+
+
+async def test_only_so_many_wait_for_their_turn(stack: Stack) -> None:
+    patient = Browse(stack.use_cases.replica)
+    async with patient._turn:
+        asking = [asyncio.create_task(patient.channels()) for _ in range(browse.ASKED_LIMIT_COUNT)]
+        await asyncio.sleep(0)
+        with pytest.raises(Unavailable, match="too many"):
+            await patient.channels()
+    assert await asyncio.gather(*asking) == [([], False)] * browse.ASKED_LIMIT_COUNT
+    assert await patient.channels() == ([], False)

@@ -5,12 +5,13 @@ import asyncio
 import pytest
 
 from tests.service.stack import Stack
-from wukong.channel.commands import Append, ChannelInfo
+from wukong.channel.commands import Append, ChannelInfo, PutChannel
 from wukong.channel.effects import FanOut
 from wukong.channel.ids import ChannelId
 from wukong.channel.state import Settings
+from wukong.dispatch.probes import Probes
 from wukong.errors import RequestRefused, Unavailable
-from wukong.service.messages import NO_PERSIST, SYNC_ONCE, Twin, fnv1a_64, new_client_msg_no
+from wukong.service.messages import NO_PERSIST, SYNC_ONCE, Messages, Twin, fnv1a_64, new_client_msg_no
 
 GROUP = ChannelId(2, "g")
 
@@ -330,3 +331,35 @@ async def test_a_stored_id_names_a_log_as_it_is(stack: Stack) -> None:
 async def test_a_channel_nobody_wrote_to_has_no_last_message(stack: Stack) -> None:
     assert await stack.use_cases.messages.last_seq(Twin(GROUP, False)) == 0
     assert await stack.use_cases.messages.last_message(Twin(GROUP, False)) is None
+
+
+# -- the way of one message --
+
+
+async def test_a_traced_message_tells_when_it_was_proposed_and_answered() -> None:
+    stack = await Stack().start()
+    probes = Probes(stack.clock)
+    messages = Messages(stack.use_cases.replica, probes)
+    sent = await messages.send(channel_id="g", channel_type=2, from_uid="a", payload=b"x", flags=0, traced=True)
+    assert sent.trace is not None
+    # There is no dispatcher here: nobody runs its effect.
+    assert (sent.trace.received_ms, sent.trace.applied_ms, sent.trace.written_ms) == (0.0, None, None)
+    assert sent.trace.answered_ms >= sent.trace.proposed_ms
+    assert probes.open == {}
+
+
+async def test_a_traced_message_that_is_refused_leaves_nothing_behind() -> None:
+    stack = await Stack().start()
+    await stack.run("g", PutChannel(GROUP, ChannelInfo(ban=True)))
+    probes = Probes(stack.clock)
+    messages = Messages(stack.use_cases.replica, probes)
+    with pytest.raises(RequestRefused):
+        await messages.send(channel_id="g", channel_type=2, from_uid="a", payload=b"x", flags=0, traced=True)
+    assert probes.open == {}
+
+
+async def test_without_being_asked_nothing_is_traced() -> None:
+    stack = await Stack().start()
+    messages = Messages(stack.use_cases.replica, Probes(stack.clock))
+    sent = await messages.send(channel_id="g", channel_type=2, from_uid="a", payload=b"x", flags=0)
+    assert sent.trace is None

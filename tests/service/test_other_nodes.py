@@ -60,7 +60,13 @@ async def test_a_refusal_comes_back_as_one() -> None:
     async def refuse(args: Body) -> bytes:
         raise RequestRefused("conn_id is 0")
 
+    async def not_now(args: Body) -> bytes:
+        raise Unavailable("no quorum")
+
     pair.two.serve("refuse", refuse)
+    pair.two.serve("not now", not_now)
+    with pytest.raises(Unavailable, match="no quorum"):
+        await pair.one.ask(2, "not now", {})
     with pytest.raises(RequestRefused, match="conn_id is 0"):
         await pair.one.ask(2, "refuse", {})
     with pytest.raises(RequestRefused, match="does not know"):

@@ -234,9 +234,15 @@ def presence_without_fencing(put: Put) -> None:
     put(presence, "sessions_of", sessions_of)
 
 
+def _often(put: Put, *faults: str) -> None:
+    """What shows the bug is rare: these faults come much more often than others."""
+    put(Faults, "KINDS", {**Faults.KINDS, **{fault: (60, Faults.KINDS[fault][1]) for fault in faults}})
+
+
 def copies_without_version(put: Put) -> None:
     """A copy counts whenever it comes, also an old one."""
     put(copies, "_newer", lambda state, key, version: True)
+    _often(put, "leader transfer", "kill", "isolate")
 
 
 def join_after_connack(put: Put) -> None:
@@ -303,6 +309,7 @@ def blank_disk_votes(put: Put) -> None:
         return next((member for member in self.members_now() if member.node == node), None)
 
     put(GroupLog, "member", member)
+    _often(put, "disk lost behind a cut")
 
 
 def believe_beats(put: Put) -> None:
@@ -393,8 +400,7 @@ def answer_before_disk(put: Put) -> None:
 def fence_ignored(put: Put) -> None:
     """A node that was taken for gone begins anew, and keeps its clients, of whom the log knows nothing any more."""
     original = Node._reborn
-    # A node has to stand still for so long that it is taken for gone, and not be alone for it.
-    put(Faults, "KINDS", {**Faults.KINDS, "pause": (60, Faults.KINDS["pause"][1])})
+    _often(put, "isolate", "lagging follower")
 
     def reborn(self: Node) -> None:
         on_break, self._on_break = self._on_break, lambda why: None

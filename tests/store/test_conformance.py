@@ -83,6 +83,19 @@ def test_a_scan_sees_one_moment(store: Store) -> None:
     assert rows == [(b"a", b"1"), (b"b", b"1")]
 
 
+def test_a_compaction_changes_nothing_that_is_read(store: Store) -> None:
+    store.write({b"%03d" % number: b"x" for number in range(300)})
+    store.write({b"%03d" % number: None for number in range(0, 300, 2)})
+    before = everything(store)
+    view = store.snapshot(b"\xff")
+    store.write({b"001": None})
+    for start, end in ((b"", b"\xff"), (b"1", b"1"), (b"2", b"1")):
+        store.compact(start, end)
+    assert everything(store) == before[1:]
+    assert view.scan(b"", b"\xff") == before
+    view.close()
+
+
 def test_delete_range_takes_start_and_leaves_end(store: Store) -> None:
     store.write({bytes([letter]): b"" for letter in b"abcdef"})
     store.delete_range(b"b", b"e")

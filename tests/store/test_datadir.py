@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from wukong.errors import DataError
-from wukong.store.datadir import DataDir, Formation
+from wukong.store.datadir import DataDir, Formation, found
 
 
 def test_a_directory_is_made_once_and_opened_again(tmp_path: Path) -> None:
@@ -75,3 +75,16 @@ def test_a_directory_made_before_directories_had_numbers_is_a_cluster_of_its_own
     assert directory.formation is not None
     assert directory.formation.members == ((3, 0),)
     directory.close()
+
+
+def test_a_directory_that_was_filled_by_other_hands_belongs_to_its_node_when_it_is_told_so(tmp_path: Path) -> None:
+    for name in ("store", "wal"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "wal" / "000000000001.wal").write_bytes(b"")
+    with pytest.raises(DataError, match=r"no node\.json"):
+        DataDir(tmp_path, node_id=2, slot_count=4)
+    formation = Formation(9, ((2, 7), (3, 8)))
+    found(tmp_path, node_id=2, slot_count=4, disk=7, formation=formation)
+    opened = DataDir(tmp_path, node_id=2, slot_count=4)
+    assert (opened.disk, opened.formation, opened.starts) == (7, formation, 1)
+    opened.close()

@@ -1,11 +1,13 @@
 """RocksDB: what survives the end of a process and a power loss, and what an operator reads when it cannot open."""
 
+import contextlib
 import os
 import random
 import shutil
 import subprocess
 import sys
 import textwrap
+import threading
 from pathlib import Path
 
 import pytest
@@ -237,6 +239,59 @@ def test_a_checkpoint_that_cannot_be_made_does_no_harm_to_the_store(tmp_path: Pa
     store.write({b"a": b"1"})
     store.flush()
     store.checkpoint(str(tmp_path / "copy"))
+    store.close()
+
+
+def table_bytes(path: Path) -> int:
+    return sum(each.stat().st_size for each in path.glob("*.sst"))
+
+
+def some_rows(store: RocksStore, count: int) -> None:
+    """Values that do not compress."""
+    for number in range(count):
+        store.write({b"%06d" % number: os.urandom(2_000)})
+
+
+def test_a_compaction_gives_back_the_disk_of_what_was_deleted(tmp_path: Path) -> None:
+    path = tmp_path / "db"
+    store = RocksStore(path, write_buffer_bytes=1 << 20)
+    some_rows(store, 10_000)
+    store.compact(b"0", b"1")
+    before = table_bytes(path)
+    store.write({b"%06d" % number: None for number in range(9_000)})
+    assert table_bytes(path) == before > 10_000 * 2_000
+    store.compact(b"%06d" % 0, b"%06d" % 9_000)
+    assert table_bytes(path) < 1_300 * 2_000
+    assert len(everything(store)) == 1_000
+    store.close()
+
+
+def test_closing_ends_a_compaction_and_loses_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "db"
+    store = RocksStore(path, write_buffer_bytes=1 << 20)
+    some_rows(store, 30_000)
+    store.write({b"%06d" % number: None for number in range(0, 30_000, 2)})
+    begun = threading.Event()
+
+    def compact() -> None:
+        begun.set()
+        # Cut short or done: nobody is told, for it changes nothing.
+        with contextlib.suppress(OSError):
+            store.compact(b"0", b"1")
+
+    thread = threading.Thread(target=compact)
+    thread.start()
+    begun.wait(10)
+    store.write({b"last": b"word"})
+    store.close()
+    thread.join(10)
+    assert not thread.is_alive()
+    with pytest.raises(RuntimeError):
+        store.compact(b"0", b"1")
+    store = RocksStore(path)
+    rows = everything(store)
+    assert rows.pop(b"last") == b"word"
+    assert sorted(rows) == [b"%06d" % number for number in range(1, 30_000, 2)]
     store.close()
 
 

@@ -1,7 +1,7 @@
 """Pages in a real browser: headless Chromium by Playwright, with what the page complained about, and axe-core.
 
-Needs Debian's package `chromium` (scripts/setup says so); WUKONG_CHROMIUM names another binary. Without one the tests are
-skipped, unless WUKONG_BROWSER_TESTS=required, which is how scripts/test runs where it could install the package.
+Needs Debian's package `chromium`, which scripts/setup installs for root; WUKONG_CHROMIUM names another binary. Without
+one the tests are skipped, unless WUKONG_BROWSER_TESTS=required, which is for continuous integration.
 
     async with browsing() as browser, visiting(browser) as visit:
         await visit.page.goto(url)
@@ -58,8 +58,8 @@ async def browsing() -> AsyncIterator[Browser]:
 
 
 class Visit:
-    """One page in a context of its own (cookies, storage). complaints: console errors and warnings, uncaught exceptions,
-    requests that failed or left loopback."""
+    """One page in a context of its own (cookies, storage). complaints: console errors and warnings, which failed
+    requests are among, uncaught exceptions, and requests for an address outside."""
 
     def __init__(self, page: Page, forgiven: Iterable[str]) -> None:
         self.page = page

@@ -50,7 +50,7 @@ class BackEnd:
             await asyncio.sleep(0)
             await self.free.wait()
             if not self.takes(event, data):
-                raise DeliveryFailed("HTTP 500")
+                raise DeliveryFailed("HTTP 500", refused=True)
             self.taken.append((event, data, headers))
             await self._tell()
         finally:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from tests.webhook.backend import GROUP, NOTIFY, OFFLINE_EVENT, ONLINE_EVENT, BackEnd, Place
-from wukong.channel.commands import CloseSession, NodeGone, OpenSession, SetToken
+from wukong.channel.commands import Append, CloseSession, FreezeOffline, NodeGone, OpenSession, PutChannel, SetToken
 from wukong.channel.ids import ChannelId, person_id
 from wukong.webhook import batches, delivery, offline, sender
 
@@ -269,6 +269,34 @@ async def test_masters_are_left_out_and_the_list_stays_as_it_was_first_seen(make
     assert item["to_uids"] == ["c"]
 
 
+async def test_records_of_one_channel_share_a_list_and_others_have_their_own(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(offline, "FREEZE_UIDS", 1)
+    place = await make(main := BackEnd()).start(token_auth_on=True, webhook_events=[OFFLINE_EVENT])
+    other = next(c for n in range(100) if place.node.slot((c := ChannelId(2, f"o{n}")).id) == place.node.slot("g"))
+    await place.node.execute(place.node.slot("g"), PutChannel(other, None, ["b", "c"]))
+    slot = place.node.slot("b")
+    await place.node.execute(slot, SetToken("b", 0, b"h", 1))
+    await place.node.execute(slot, OpenSession("b", 5, 0, "d", b"h"))
+    frozen: list[list[int]] = []
+    execute = place.node.execute
+
+    async def watched(slot: int, command: Any) -> Any:
+        if isinstance(command, FreezeOffline):
+            frozen.append(command.ids)
+        return await execute(slot, command)
+
+    monkeypatch.setattr(place.node, "execute", watched)
+    place.lead(False)
+    for channel in (GROUP, GROUP, GROUP, other, GROUP):
+        place.node.propose_always(place.node.slot("g"), Append(channel, False, "a", b"x", trusted=True))
+    place.lead(True)
+    await place.until(lambda: len(main.items(OFFLINE_EVENT)) == 5)
+    assert [len(ids) for ids in frozen] == [3, 1, 1]
+    assert {tuple(item["to_uids"]) for item in main.items(OFFLINE_EVENT)} == {("c",)}
+
+
 async def test_a_message_for_nobody_makes_no_request(make: Make) -> None:
     place = await make(main := BackEnd()).start(webhook_events=[OFFLINE_EVENT])
     await place.send(recipients=["a"])
@@ -306,3 +334,113 @@ async def test_it_stops_with_requests_under_way(make: Make) -> None:
     assert main.closed
     assert place.waiting == 1
     assert place.node.states[place.node.slot(GROUP.id)].slot_row.webhooks.cursors == [0, 0, 0]
+
+
+async def test_a_fault_in_reading_holds_up_its_slot_for_a_moment_and_no_other(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    faults: list[int] = []
+    read = sender.notify_item
+
+    def notify_item(channel: ChannelId, *args: Any, **options: Any) -> bytes:
+        if channel == GROUP and len(faults) < 3:
+            faults.append(1)
+            raise MemoryError
+        return read(channel, *args, **options)
+
+    monkeypatch.setattr(sender, "notify_item", notify_item)
+    monkeypatch.setattr(batches, "_RETRY_S", 0.05)
+    place = await make(main := BackEnd()).start(webhook_events=[NOTIFY])
+    assert place.node.slot(OTHER.id) != place.node.slot(GROUP.id)
+    await place.send()
+    await place.send()
+    await place.send(OTHER)
+    await place.until(lambda: not place.waiting)
+    assert main.seqs() == [1, 2]
+    assert [item["channel_id"] for item in main.items(NOTIFY)] == ["h", "g", "g"]
+
+
+async def test_an_unexpected_fault_of_a_transport_is_a_try_like_others(make: Make) -> None:
+    class Odd(BackEnd):
+        async def post(self, event: str, body: bytes, headers: Any) -> None:
+            if len(self.tries) < 3:
+                self.tries.append((event, body, headers))
+                raise UnicodeError("label too long")
+            await super().post(event, body, headers)
+
+    place = await make(main := Odd()).start(webhook_events=[NOTIFY])
+    await place.send()
+    await place.until(lambda: not place.waiting)
+    assert main.seqs() == [1]
+    assert place.sender.totals.retried == {NOTIFY: 3}
+    assert place.sender.totals.last_error.endswith("UnicodeError")
+
+
+async def test_news_that_comes_while_work_is_ending_begins_it_again(make: Make) -> None:
+    place = await make(main := BackEnd()).start()
+    slot = place.node.slot("u")
+    ended = asyncio.get_running_loop().create_future()
+    ended.set_result(None)
+    # Its end is noted in the next turn of the loop.
+    place.sender._tasks["sweep", slot] = ended
+    await place.node.execute(slot, OpenSession("u", 11, 0, "d", b""))
+    place.node.propose_always(slot, NodeGone(7, place.node.incarnation))
+    await place.until(lambda: main.items(ONLINE_EVENT)[1:] == ["u-0-0-11-0-0"])
+
+
+def indigestible(event: str, data: Any) -> bool:
+    """As a back end that refuses an array for one element."""
+    return not any(item["channel_id"] == "g" and item["message_seq"] == 2 for item in data)
+
+
+def elsewhere(place: Place, count: int) -> list[ChannelId]:
+    """Channels of other slots than the group's."""
+    found = (ChannelId(2, f"c{number}") for number in range(1_000))
+    return [channel for channel in found if place.node.slot(channel.id) != place.node.slot(GROUP.id)][:count]
+
+
+async def test_an_event_that_is_refused_holds_up_its_slot_and_no_other(make: Make) -> None:
+    place = await make(main := BackEnd(indigestible), push_interval_ms=50).start(webhook_events=[NOTIFY])
+    others = elsewhere(place, 20)
+    for channel in (GROUP, *others, GROUP, GROUP):
+        await place.send(channel)
+    await place.until(lambda: len(main.items(NOTIFY)) == 21)
+    # What was before it in its slot is told as well, and what comes elsewhere later.
+    assert main.seqs() == [1]
+    for channel in others:
+        await place.send(channel)
+    await place.until(lambda: len(main.items(NOTIFY)) == 41)
+    assert place.waiting == 2
+    main.takes = lambda event, data: True
+    await place.until(lambda: not place.waiting)
+    assert main.seqs() == [1, 2, 3]
+    assert len(main.items(NOTIFY)) == 43, "nothing is told twice"
+
+
+@pytest.mark.parametrize("limit", [1, 2, 5])
+async def test_at_the_limit_of_tries_only_what_is_refused_is_dropped(make: Make, limit: int) -> None:
+    place = await make(main := BackEnd(indigestible), push_interval_ms=50, retry_limit=limit).start(
+        webhook_events=[NOTIFY]
+    )
+    for channel in (GROUP, *elsewhere(place, 5), GROUP, GROUP):
+        await place.send(channel)
+    await place.until(lambda: not place.waiting)
+    assert main.seqs() == [1, 3]
+    assert len(main.items(NOTIFY)) == 7
+    assert place.sender.totals.dropped == {NOTIFY: 1}
+
+
+async def test_a_slot_that_is_lost_while_events_go_one_by_one_is_begun_again(make: Make) -> None:
+    place = await make(main := BackEnd(indigestible), push_interval_ms=50).start(webhook_events=[NOTIFY])
+    others = elsewhere(place, 5)
+    for channel in (GROUP, GROUP, *others):
+        await place.send(channel)
+    await place.until(lambda: len(main.items(NOTIFY)) == 6)
+    for _ in range(3):
+        place.lead(False)
+        place.lead(True)
+        await asyncio.sleep(0.01)
+    await place.send(others[0])
+    main.takes = lambda event, data: True
+    await place.until(lambda: not place.waiting)
+    assert main.seqs() == [1, 2]

@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, NamedTuple
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 import jwt
 import msgspec
@@ -26,6 +26,8 @@ from wukong.api.cluster import CHANGE_NOTHING, PREFIX, is_from_here, why_refused
 from wukong.api.explain import PATH as EXPLAIN_PATH
 from wukong.api.imports import PREFIX as IMPORT_PREFIX
 from wukong.api.request import POST, read, refuse_if, route
+from wukong.api.retention import ERASE
+from wukong.api.retention import PREFIX as RETENTION_PREFIX
 from wukong.clock import Clock
 from wukong.config import Account
 from wukong.config.keys import GUEST
@@ -35,6 +37,8 @@ ALGORITHM = "HS256"
 ALL = "*"
 READ_WRITE = "rw"
 LOGIN_PATH = "/manager/login"
+# Routes of this server alone, with which everything can be changed.
+_OURS = (PREFIX, IMPORT_PREFIX, BACKUP_PREFIX, RETENTION_PREFIX, ERASE)
 
 _WRONG = "用户名或密码错误"
 _GUEST_ELSEWHERE = "guest logs in under an address of this server only, and from no other page; set auth.users"
@@ -123,7 +127,8 @@ class Logins:
                 leeway=_CLOCK_LEEWAY_S,
                 options={"require": ["exp", "iss"]},
             )
-        except jwt.InvalidTokenError:
+        except (jwt.InvalidTokenError, UnicodeEncodeError):
+            # The second: bytes that are no UTF-8.
             return None
         name = claims.get("username")
         return next((User(*account[::2]) for account in self._accounts if account.username == name), None)
@@ -188,12 +193,12 @@ def is_change(request: web.Request) -> bool:
 def is_same_origin(request: web.Request) -> bool:
     """No browser, or a page that this server itself has given out."""
     origin = request.headers.get("Origin")
-    return origin is None or urlsplit(origin).netloc == request.host
+    return origin is None or _authority(origin).netloc == request.host
 
 
 def is_by_address(request: web.Request) -> bool:
     """The server was called by an IP address or localhost: a name may have been pointed here by whoever owns it."""
-    host = urlsplit(f"//{request.host}").hostname or ""
+    host = _authority(f"//{request.host}").hostname or ""
     try:
         ip_address(host)
     except ValueError:
@@ -207,6 +212,14 @@ def is_local(request: web.Request) -> bool:
 
 
 NOT_LOCAL = "without managerToken this is answered on the node's own machine only; set managerToken"
+
+
+def _authority(url: str) -> SplitResult:
+    """The parts of an address; empty ones for what is none."""
+    try:
+        return urlsplit(url)
+    except ValueError:
+        return urlsplit("")
 
 
 class ApiDoor:
@@ -223,7 +236,7 @@ class ApiDoor:
             return web.Response(status=401)
         if (
             not self._token
-            and request.path.startswith((PREFIX, IMPORT_PREFIX, BACKUP_PREFIX))
+            and request.path.startswith(_OURS)
             and is_change(request)
             and (text := why_refused(request))
         ):
@@ -239,7 +252,7 @@ class ApiDoor:
 
     def shows_to_all(self, request: web.Request) -> bool:
         """Whether pages of other origins may read the answer."""
-        return not request.path.startswith((PREFIX, IMPORT_PREFIX, BACKUP_PREFIX, EXPLAIN_PATH, LOGIN_PATH))
+        return not request.path.startswith((*_OURS, EXPLAIN_PATH, LOGIN_PATH))
 
 
 # -- the key --

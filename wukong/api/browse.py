@@ -130,9 +130,9 @@ class BrowseRoutes:
     async def channel_status(self, request: web.Request) -> web.Response:
         body = await read(request, StatusBody)
         refuse_if(len(body.channels) > _MAX_CHANNELS, f"more than {_MAX_CHANNELS} channels")
+        heads = await self._browse.heads([ChannelId(each.channel_type, each.channel_id) for each in body.channels])
         found = []
-        for each in body.channels:
-            head = await self._browse.head(ChannelId(each.channel_type, each.channel_id))
+        for each, head in zip(body.channels, heads, strict=True):
             found.append(
                 {
                     "channel_id": each.channel_id,

@@ -4,7 +4,7 @@ Channels are named by their stored ids (http-api.md 3.3), messages are objects o
 our own tool, so they are read strictly.
 """
 
-from typing import TypeVar
+from typing import Annotated, TypeVar
 
 import msgspec
 from aiohttp import web
@@ -22,6 +22,9 @@ from wukong.service.messages import RED_DOT, SYNC_ONCE, Twin
 PREFIX = "/import/"
 
 T = TypeVar("T", bound="ChannelBody")
+
+# Beyond it no command could hold the number.
+Int63 = Annotated[int, msgspec.Meta(ge=0, le=(1 << 63) - 1)]
 
 
 class ChannelBody(msgspec.Struct, kw_only=True):
@@ -44,15 +47,15 @@ class HeaderBody(msgspec.Struct, frozen=True):
 
 
 class MessageBody(msgspec.Struct, kw_only=True):
-    message_id: int
-    message_seq: int
+    message_id: Int63
+    message_seq: Int63
     from_uid: str = ""
     client_msg_no: str = ""
-    timestamp: int = 0
+    timestamp: Int63 = 0
     payload: bytes = b""
     header: HeaderBody = HeaderBody()
-    setting: int = 0
-    expire: int = 0
+    setting: Int63 = 0
+    expire: Int63 = 0
     topic: str = ""
 
     @property
@@ -95,8 +98,8 @@ class PutBody(ChannelBody, kw_only=True):
 
 class ChatBody(msgspec.Struct):
     uid: str
-    read_seq: int = 0
-    deleted_seq: int = 0
+    read_seq: Int63 = 0
+    deleted_seq: Int63 = 0
 
 
 class ChatsBody(ChannelBody, kw_only=True):

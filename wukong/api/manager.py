@@ -36,9 +36,7 @@ NOT_OURS = "a change needs Content-Type: application/json, and no page of anothe
 
 JSON = "application/json"
 
-CONSOLE_CHANGES = frozenset(
-    {"/channel", "/channel/subscriber_add", "/channel/subscriber_remove", "/user/device_quit"}
-)
+CONSOLE_CHANGES = frozenset({"/channel", "/channel/subscriber_add", "/channel/subscriber_remove", "/user/device_quit"})
 """Routes of the API that are here for the console. http-api.md 12.2 names no resource for them, so of the logins only
 those with `*` may use them."""
 
@@ -48,6 +46,8 @@ class Visitor(Protocol):
 
     @property
     def may_write(self) -> bool: ...
+    @property
+    def may_change_cluster(self) -> bool: ...
 
 
 class ConsolePages(Protocol):
@@ -76,7 +76,11 @@ class ManagerDoor:
                 return None
             if not visitor.may_write:
                 return answers.refused(FORBIDDEN, code=FORBIDDEN_CODE)
-            return None if self._console.is_own_action(request) else answers.refused(NOT_OURS, http_status=403)
+            if not self._console.is_own_action(request):
+                return answers.refused(NOT_OURS, http_status=403)
+            if path.startswith(PREFIX) and not visitor.may_change_cluster:
+                return answers.refused(FROM_ELSEWHERE, http_status=403)
+            return None
         user = self._logins.user_of(request)
         if user is None:
             return answers.bare({"error": NOT_LOGGED_IN}, 401)
@@ -124,10 +128,16 @@ def build_manager_app(
     logins: Logins,
     registry: CollectorRegistry,
     history: History | None = None,
+    console: ConsolePages | None = None,
 ) -> web.Application:
-    """The application of the manager's port. registry: what /metrics shows; history: what /history shows."""
-    door = ManagerDoor(options.manager_token, logins)
+    """The application of the manager's port. registry: what /metrics shows; history: what /history shows; console: what
+    is under /web."""
+    door = ManagerDoor(options.manager_token, logins, console)
     app = application(options, Gate(options, door))
+    if console is not None:
+        app.add_routes(console.routes())
+        app.add_routes(_console_changes(use_cases))
+        app.on_shutdown.append(console.on_shutdown)
     app.add_routes(
         operator_routes(use_cases, options, cluster=cluster, nodes=nodes, logins=logins, permits=door.permits)
     )

@@ -35,6 +35,9 @@ from wukong.service.messages import (
 from wukong.service.replica import Replica
 from wukong.service.shapes import MessageShape, shape_message
 
+TRACE_HEADER = "X-Wukong-Trace"
+"""1, or the query trace=1: the answer tells when the message reached its stages."""
+
 _NEWER = 1
 _CANNOT_SEND = "无法处理发送消息请求！"
 _PAYLOAD_EMPTY = "payload不能为空！"
@@ -177,8 +180,12 @@ class MessageRoutes:
             client_msg_no=body.client_msg_no,
             expire=body.expire,
             setting=STREAM_SETTING if body.is_stream == 1 else 0,
+            traced="1" in (request.headers.get(TRACE_HEADER), request.query.get("trace")),
         )
-        return answers.ok_with({"client_msg_no": sent.client_msg_no, "message_id": sent.message_id})
+        data: dict[str, Any] = {"client_msg_no": sent.client_msg_no, "message_id": sent.message_id}
+        if sent.trace is not None:
+            data["trace"] = sent.trace
+        return answers.ok_with(data)
 
     async def send_batch(self, request: web.Request) -> web.Response:
         body = await read(request, BatchBody)

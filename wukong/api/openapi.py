@@ -48,10 +48,23 @@ from wukong.api.messages import (
     SyncBody,
 )
 from wukong.api.request import GET, POST, route
+from wukong.api.retention import ClearBody as RetentionClearBody
+from wukong.api.retention import (
+    ClearDefaultBody,
+    EraseBody,
+    ErasedShape,
+    LimitsBody,
+    ListShape,
+    RetiredShape,
+    RunBody,
+    SetBody,
+    StandingShape,
+)
 from wukong.api.system import RouteBatchShape, RouteShape
 from wukong.api.users import OnlineShape, QuitBody, TokenBody, UidsBody
 from wukong.service.events import EventShape
 from wukong.service.explain import Explanation
+from wukong.service.messages import Trace
 from wukong.service.overview import ConnectionShape
 from wukong.service.shapes import ConversationShape, MessageShape, RecentsShape
 
@@ -123,6 +136,7 @@ class SettingShape(msgspec.Struct):
 class SentData(msgspec.Struct):
     client_msg_no: str
     message_id: int
+    trace: Trace | msgspec.UnsetType = msgspec.UNSET
 
 
 class SentShape(msgspec.Struct):
@@ -282,6 +296,7 @@ _OPEN = (dict[str, Any],)
 _OPEN_LIST = (list[dict[str, Any]],)
 _CHANNEL_PATH = "/cluster/channels/{channel_id}/{channel_type}"
 _CLOSED = {403: DocsClosed}
+_FROM_HERE = {403: Refusal}
 
 OPERATIONS: tuple[Operation, ...] = (
     Operation(GET, "/health", "Whether this node serves", (Health,), other={500: Unhealthy}),
@@ -375,7 +390,12 @@ OPERATIONS: tuple[Operation, ...] = (
     Operation(GET, "/channel/whitelist", "The allow list", (list[AllowedShape],), query=_CHANNEL),
     # Messages
     Operation(
-        POST, "/message/send", "Send; answered when it is stored. `subscribers`: no data", (SentShape, Ok), SendBody
+        POST,
+        "/message/send",
+        "Send; answered when it is stored. `subscribers`: no data",
+        (SentShape, Ok),
+        SendBody,
+        (Query("trace", "integer", "1, or the header X-Wukong-Trace: 1: the times of its stages on this node"),),
     ),
     Operation(POST, "/message/sendbatch", "Send to many persons, to each his own", (BatchShape,), body=BatchBody),
     Operation(POST, "/message/sync", "Commands not confirmed yet", (list[MessageShape],), body=SyncBody),
@@ -439,6 +459,28 @@ OPERATIONS: tuple[Operation, ...] = (
     Operation(POST, "/import/channel", "A channel's record, members and lists, without conversations"),
     Operation(POST, "/import/chats", "Conversations of a channel with their positions"),
     Operation(POST, "/import/compare", "Where a channel ends, and a digest of it", _OPEN),
+    # How long messages are kept; `wukong retention` and `wukong erase` use them
+    Operation(
+        GET,
+        "/retention",
+        "A channel's policy and where its messages begin; without channel_id all policies",
+        (StandingShape, ListShape),
+        query=(Query("channel_id", help="as stored"), Query("channel_type", "integer")),
+    ),
+    Operation(POST, "/retention/set", "A channel's own policy", body=SetBody, other=_FROM_HERE),
+    Operation(
+        POST, "/retention/clear", "A channel has no policy of its own", body=RetentionClearBody, other=_FROM_HERE
+    ),
+    Operation(POST, "/retention/default/set", "The policy of a type of channels", body=LimitsBody, other=_FROM_HERE),
+    Operation(
+        POST, "/retention/default/clear", "A type of channels has no policy", body=ClearDefaultBody, other=_FROM_HERE
+    ),
+    Operation(
+        POST, "/retention/run", "Carry policies out, for 3 s at most", (RetiredShape,), body=RunBody, other=_FROM_HERE
+    ),
+    Operation(
+        POST, "/erase", "What a user wrote, unreadable; 3 s at most", (ErasedShape,), body=EraseBody, other=_FROM_HERE
+    ),
     # Operators
     Operation(POST, "/manager/login", "A token for the console", (Login,), body=LoginBody),
     Operation(

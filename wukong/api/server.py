@@ -31,6 +31,7 @@ from wukong.api.metrics import COUNTER, GAUGE, Figure, MetricsRoutes, registry_o
 from wukong.api.openapi import DocsRoutes, served
 from wukong.api.plugins import PluginRoutes
 from wukong.api.request import POST, Handler, route
+from wukong.api.retention import RetentionRoutes
 from wukong.api.system import Addresses, ProcessRoutes, SystemRoutes
 from wukong.api.users import UserRoutes
 from wukong.clock import SystemClock
@@ -232,6 +233,7 @@ def build_app(
             *EventRoutes(use_cases.events).routes(),
             *ConversationRoutes(use_cases.conversations).routes(),
             *ImportRoutes(use_cases.imports).routes(),
+            *RetentionRoutes(use_cases.retention).routes(),
             *operator_routes(
                 use_cases,
                 options,

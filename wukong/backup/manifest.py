@@ -25,6 +25,7 @@ MANIFEST: Final = "manifest.json"
 UNFINISHED: Final = ".unfinished"
 MANIFEST_LIMIT_BYTES: Final = 4 << 20
 # A restore reads every backup of a chain; who makes more than this many without a full one is told to.
+KINDS: Final = ("rows", "entries")
 CHAIN_LIMIT: Final = 1_000
 
 _SEAL: Final = b',"digest":"'
@@ -126,6 +127,8 @@ def read_backup(folder: Path) -> Backup:
         raise DataError(f"{path} has format {found.format}; this program knows format {FORMAT}. Upgrade wukong")
     if not 0 < found.slot_count <= MAX_SLOT_COUNT or [each.slot for each in found.slots] != [*range(found.slot_count)]:
         raise DataError(f"{path} does not name every slot once")
+    if any(part.kind not in KINDS or part.file != file_name(part.slot, part.number) for part in found.slots):
+        raise DataError(f"{path} names files that no backup has")
     return Backup(folder, found)
 
 

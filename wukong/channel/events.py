@@ -342,6 +342,10 @@ class _Entry:
         return b"".join(row for row in self._state.get_many(rows) if row is not None)
 
 
+def has_thread(state: State, part_: bytes, client_msg_no: str) -> bool:
+    return state.get(b"v" + part_ + part(client_msg_no)) is not None
+
+
 def drop_thread(state: State, part_: bytes, client_msg_no: str) -> int:
     """Delete all events of a message; returns how many rows went."""
     message = part_ + part(client_msg_no)

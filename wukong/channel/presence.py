@@ -66,12 +66,13 @@ class _Changes:
         self._uid = uid
         self._entries: list[str] = []
         self._wanted = bool(webhooks.wanted(state.settings) & webhooks.ONLINE)
-        # Of the sessions that are left, in no order: (key, flag).
+        # Of the sessions that are left: key -> flag, and flag -> how many.
         self._flags: dict[bytes, int] = {}
+        self._counts: dict[int, int] = {}
         if self._wanted:
             dead = []
             for key, session in _rows_of(state, uid):
-                self._flags[key] = session.device_flag
+                self._add(key, session.device_flag)
                 if not _is_live(state, session):
                     dead.append(key)
             for key in dead:
@@ -80,17 +81,27 @@ class _Changes:
 
     def began(self, key: bytes, device_flag: int) -> None:
         if self._wanted:
-            self._flags[key] = device_flag
+            self._add(key, device_flag)
             self._tell(key, device_flag, online=1)
 
     def ended(self, key: bytes) -> None:
         if self._wanted:
-            self._tell(key, self._flags.pop(key), online=0)
+            self._tell(key, self._take(key), online=0)
+
+    def _add(self, key: bytes, flag: int) -> None:
+        if key in self._flags:
+            self._take(key)
+        self._flags[key] = flag
+        self._counts[flag] = self._counts.get(flag, 0) + 1
+
+    def _take(self, key: bytes) -> int:
+        flag = self._flags.pop(key)
+        self._counts[flag] -= 1
+        return flag
 
     def _tell(self, key: bytes, flag: int, *, online: int) -> None:
-        flags = list(self._flags.values())
         session = int.from_bytes(key[-8:], "big")
-        self._entries.append(f"{self._uid}-{flag}-{online}-{session}-{flags.count(flag)}-{len(flags)}")
+        self._entries.append(f"{self._uid}-{flag}-{online}-{session}-{self._counts[flag]}-{len(self._flags)}")
 
     def done(self) -> None:
         webhooks.statuses_added(self._state, self._entries)

@@ -10,7 +10,7 @@ import msgspec
 
 from wukong.channel.commands import DONE, Erase, PutRetention, Reply, RetentionPolicy, Retire
 from wukong.channel.effects import Freed, Message
-from wukong.channel.events import drop_thread
+from wukong.channel.events import drop_thread, has_thread
 from wukong.channel.ids import ChannelId
 from wukong.channel.messages import (
     ERASED,
@@ -35,7 +35,7 @@ from wukong.channel.state import (
 )
 
 # Work of one command: messages that are read, and rows that are deleted before it looks at no further message.
-MESSAGES_PER_COMMAND = 128
+MESSAGES_PER_COMMAND = 64
 ROWS_PER_COMMAND = 2_000
 
 _decode_policy = msgspec.msgpack.Decoder(RetentionPolicy).decode
@@ -107,7 +107,7 @@ def _forget_words(state: State, part: bytes, is_cmd: bool, message: Message) -> 
     if not number:
         return 0
     rows = forget_number(state, part, is_cmd, message)
-    if not is_cmd and message_by_number(state, part, number) is None:
+    if not is_cmd and has_thread(state, part, number) and message_by_number(state, part, number) is None:
         rows += drop_thread(state, part, number)
     return rows
 

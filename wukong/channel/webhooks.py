@@ -252,6 +252,11 @@ def pending(state: State, kind: int, *, after: int = 0, limit: int) -> list[Reco
     return [_record(state, kind, _id(key), value, lists) for key, value in rows]
 
 
+def pending_ids(state: State, kind: int, *, limit: int) -> list[int]:
+    """The ids of what `pending` begins with; no message is read for them."""
+    return [_id(key) for key, _ in _rows(state, kind, cursor(state, kind), _MAX_ID - 1, limit)]
+
+
 def _record(state: State, kind: int, record_id: int, value: bytes, lists: dict[int, list[str]]) -> Record:
     """lists: of who was online, as far as they are read already."""
     if kind == ONLINE:

@@ -21,21 +21,25 @@ def check(
 ) -> None:
     """Read a configuration as `wukong serve` would, and list its faults and what differs from the defaults.
 
+    Faults name the line; for a key that is not known the one that may be meant is named.
     Exit status 2 if there are faults. Passwords and tokens are not shown.
 
     Example: wukong config check wk.yaml
     """
     from wukong.config import config_keys, load_config
+    from wukong.config.lines import located
     from wukong.errors import ConfigError
 
     try:
         config, warnings = load_config(file, os.environ, embedded=file is None)
     except ConfigError as error:
-        for fault in error.faults:
+        faults = located(error.faults, file)
+        for fault in faults:
             warn(fault)
         if as_json:
-            print_json({"faults": error.faults, "warnings": [], "values": {}})
+            print_json({"faults": faults, "warnings": [], "values": {}})
         raise typer.Exit(EXIT_USAGE) from None
+    warnings = located(warnings, file)
     values = {
         key.path: key.kind.show(value)
         for key in config_keys()

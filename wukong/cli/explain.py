@@ -144,7 +144,7 @@ def _trouble(node: Json, sent_ms: int) -> str:
     if not node["answered"]:
         return f"{name} did not answer: what it pushed is not known"
     if not node["recording"]:
-        return f"{name} remembers no pushes (wukong.deliveryRecordBytes: 0)"
+        return f"{name} remembers no pushes (wukong.deliveryRecordBytes is off)"
     if node["covers"]:
         return ""
     if node["pushed"]:

@@ -22,6 +22,7 @@ def serve(
     """
     # What only a server needs is loaded here: `wukong --help` stays quick.
     from wukong.app import run
+    from wukong.cli.logs import set_up
     from wukong.config import load_config
     from wukong.errors import ConfigError
 
@@ -34,9 +35,7 @@ def serve(
         for fault in error.faults:
             sys.stderr.write(f"wukong: {fault}\n")
         raise typer.Exit(2) from None
-    logging.basicConfig(
-        level=settings.log_level, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
-    )
+    set_up(level=settings.log_level, form=settings.logger.format, node_id=settings.cluster.node_id)
     for warning in warnings:
         logging.getLogger("wukong").warning("%s", warning)
     raise typer.Exit(run(settings))

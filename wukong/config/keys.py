@@ -145,9 +145,10 @@ class ClusterConfig:
 
 @dataclass(frozen=True)
 class LoggerConfig:
-    """level: 0 = by mode, 1 debug, 2 info, 3 warn, 4 error."""
+    """level: 0 = by mode, 1 debug, 2 info, 3 warn, 4 error. format: lines for people, or one JSON object per line."""
 
     level: int = _key("level", values.number(0, 4), 0)
+    format: str = _key("format", values.choice("console", "json"), "console")
     dir: Path = _key("dir", values.path, Path("logs"))
 
 
@@ -191,7 +192,7 @@ class WukongConfig:
         "recvackWindowPerSession", values.number(), limits.DEFAULT_RECVACK_WINDOW_PER_SESSION
     )
     delivery_record_bytes: int = _key(
-        "deliveryRecordBytes", values.size(0, 64 * GIB), limits.DEFAULT_DELIVERY_RECORD_BYTES
+        "deliveryRecordBytes", values.size_or_off(64 * KIB, 64 * GIB), limits.DEFAULT_DELIVERY_RECORD_BYTES
     )
     proposals_in_flight: int = _key("proposalsInFlight", values.number(), limits.DEFAULT_PROPOSALS_IN_FLIGHT)
     connects_in_flight: int = _key("connectsInFlight", values.number(), limits.DEFAULT_CONNECTS_IN_FLIGHT)
@@ -199,6 +200,7 @@ class WukongConfig:
         "nodeGoneAfter", values.duration(SECOND_MS, HOUR_MS), limits.DEFAULT_NODE_GONE_AFTER_MS
     )
     datasource_refresh_ms: int = _key("datasourceRefresh", values.duration(SECOND_MS, DAY_MS), 10 * MINUTE_MS)
+    retention_interval_ms: int = _key("retentionInterval", values.duration(SECOND_MS, DAY_MS), 10 * MINUTE_MS)
     snapshot_bytes_per_second: int = _key(
         "snapshotBytesPerSecond", values.size(64 * KIB, GIB), limits.DEFAULT_SNAPSHOT_BYTES_PER_SECOND
     )

@@ -5,6 +5,7 @@ defaults that follow from other values; then the checks that look at several key
 together, so that an operator corrects a file once.
 """
 
+import difflib
 import os
 import socket
 import tomllib
@@ -230,7 +231,22 @@ def _judge_unknown(found: Mapping[str, _Setting], faults: list[str], warnings: l
         elif (leaf := _leaf_above(lowered, known)) is not None:
             faults.append(f"{setting}: {leaf} takes one value, and no keys below it")
         else:
-            warnings.append(f"{setting}: unknown key, ignored; docs/configuration.md lists the keys")
+            meant = _meant(lowered, known)
+            hint = f"did you mean {meant}?" if meant else "docs/configuration.md lists the keys"
+            warnings.append(f"{setting}: unknown key, ignored; {hint}")
+
+
+def _meant(lowered: str, known: Mapping[str, str]) -> str:
+    """The key that an unknown one may be misspelt for: its name in another section, or nearly its name."""
+    names = {**known, **{environment_name(path).lower(): environment_name(path) for path in known.values()}}
+    is_variable = lowered.startswith(ENVIRONMENT_PREFIX.lower())
+    candidates = [name for name in names if name.startswith(ENVIRONMENT_PREFIX.lower()) == is_variable]
+    leaf = lowered.rpartition(".")[2]
+    namesakes = [name for name in candidates if name.rpartition(".")[2] == leaf]
+    if len(namesakes) == 1:
+        return names[namesakes[0]]
+    close = difflib.get_close_matches(lowered, candidates, n=1, cutoff=0.8)
+    return names[close[0]] if close else ""
 
 
 def _is_ignored(lowered: str, ignored: list[str]) -> bool:

@@ -135,6 +135,20 @@ def size(low_bytes: int, high_bytes: int) -> Kind[int]:
     return _one(read, format_size)
 
 
+OFF = 1
+"""What `off` is read as: zero stands for the default everywhere."""
+
+
+def size_or_off(low_bytes: int, high_bytes: int) -> Kind[int]:
+    """A size, or OFF."""
+    sized = size(low_bytes, high_bytes)
+
+    def read(text: str) -> int:
+        return OFF if text.lower() in ("off", "false", "no") else sized.read(text)
+
+    return _one(read, lambda value: "off" if value == OFF else format_size(value))
+
+
 def format_size(size_bytes: int) -> str:
     """The shortest exact form: 65536 -> "64KiB"."""
     for unit, unit_bytes in (("GiB", GIB), ("MiB", MIB), ("KiB", KIB)):

@@ -1,7 +1,7 @@
 """What the console's live pages show: the cluster's status and the figures of every node.
 
-Gathered while somebody looks, at most once per INTERVAL_S, and shared by all who look. A node that does not answer in time
-has no figures; it never holds up those of the others.
+Gathered while somebody looks, at most once per INTERVAL_S, and shared by all who look. A node that does not answer in
+time has no figures; it never holds up those of the others.
 """
 
 import asyncio
@@ -20,6 +20,7 @@ ASK_TIMEOUT_S = 1.5
 GATHER_TIMEOUT_S = 5.0
 QUESTION = "console"
 """The name of the question that nodes ask each other; see service/other_nodes.py."""
+HISTORY_QUESTION = "console-history"
 
 
 class NodeFigures(msgspec.Struct, frozen=True, kw_only=True):
@@ -45,8 +46,8 @@ class NodeFigures(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Overview(msgspec.Struct, frozen=True):
-    """node: who answers. status: None while the cluster cannot be asked, `error` says why. figures: node -> its figures,
-    None for a node that does not answer."""
+    """node: who answers. status: None while the cluster cannot be asked, `error` says why. figures: node -> its
+    figures, None for a node that does not answer."""
 
     now_ms: int
     node: int
@@ -56,18 +57,27 @@ class Overview(msgspec.Struct, frozen=True):
 
 
 class Feed:
-    """own: this node's figures. cluster: None for a node without one. `stop` ends what is under way."""
+    """own: this node's figures; own_history: its last 15 minutes, as /history tells them. cluster: None for a node
+    without one. `stop` ends what is under way."""
 
     def __init__(
-        self, *, own: Callable[[], NodeFigures], cluster: ClusterAdmin | None, nodes: Nodes, clock: Clock
+        self,
+        *,
+        own: Callable[[], NodeFigures],
+        own_history: Callable[[], Any],
+        cluster: ClusterAdmin | None,
+        nodes: Nodes,
+        clock: Clock,
     ) -> None:
         self._own = own
+        self._own_history = own_history
         self._cluster = cluster
         self._nodes = nodes
         self._clock = clock
         self._round: asyncio.Task[bytes] | None = None
         self._round_at = float("-inf")
         nodes.serve(QUESTION, self._answer)
+        nodes.serve(HISTORY_QUESTION, self._answer_history)
 
     async def stop(self) -> None:
         if self._round is not None:
@@ -75,12 +85,17 @@ class Feed:
             await asyncio.gather(self._round, return_exceptions=True)
 
     async def current(self) -> bytes:
-        """An Overview as JSON, at most INTERVAL_S old. Raises TimeoutError."""
+        """An Overview as JSON, at most INTERVAL_S old. Raises TimeoutError, also when it is stopped meanwhile."""
         now = asyncio.get_running_loop().time()
         if self._round is None or (self._round.done() and now - self._round_at >= INTERVAL_S * 0.9):
             self._round = asyncio.get_running_loop().create_task(self._gather(), name="console-feed")
             self._round_at = now
-        return await asyncio.shield(self._round)
+        # Whoever waits may be cancelled; the round is for the others too.
+        round_ = self._round
+        await asyncio.wait((round_,))
+        if round_.cancelled():
+            raise TimeoutError
+        return round_.result()
 
     async def _gather(self) -> bytes:
         status: StatusShape | None = None
@@ -102,6 +117,17 @@ class Feed:
                 return msgspec.json.decode(await self._nodes.ask(node, QUESTION, {}), type=NodeFigures)
         except (TimeoutError, RequestRefused, Unavailable, msgspec.DecodeError):
             return None
+
+    async def history(self, node: int) -> bytes:
+        """The last 15 minutes of a node, 0 for this one, as JSON. Raises RequestRefused, Unavailable."""
+        if node in (0, self._nodes.node_id):
+            return await self._answer_history({})
+        if not self._nodes.is_known(node):
+            raise RequestRefused(f"node {node} is not in the cluster")
+        return await self._nodes.ask(node, HISTORY_QUESTION, {})
+
+    async def _answer_history(self, args: dict[str, Any]) -> bytes:
+        return msgspec.json.encode(self._own_history())
 
     async def _answer(self, args: dict[str, Any]) -> bytes:
         return msgspec.json.encode(self._own())

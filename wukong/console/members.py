@@ -25,8 +25,8 @@ class Since(NamedTuple):
 async def members_since(
     replica: Replica, channel: ChannelId, *, cursor: str = "", limit: int = 100
 ) -> tuple[list[Since], str]:
-    """Up to limit members behind cursor in the order of their uids, at most PAGE_LIMIT, and the next cursor ("": that was
-    all). Raises Unavailable."""
+    """Up to limit members behind cursor in the order of their uids, at most PAGE_LIMIT, and the next cursor, "" behind
+    the last. Raises Unavailable."""
     state = await replica.read(channel.id)
     part = channel_part(channel)
     uids, rest = member_page(state, part, cursor=cursor, limit=max(1, min(limit, PAGE_LIMIT)))

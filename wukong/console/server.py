@@ -1,8 +1,9 @@
 """The web console: its files, login and logout, live figures, and the few look-ups that the API has no route for.
 
-Everything else the pages ask from the routes beside it on the manager's port, with the cookie of the login. The cookie is
-HttpOnly and SameSite=Strict, and a request that changes something has to carry the header ACTION_HEADER, which no form and
-no page of another origin can send. Without a manager token the console answers this machine only, under an address.
+Everything else the pages ask from the routes beside it on the manager's port, with the cookie of the login. The cookie
+is HttpOnly and SameSite=Strict, and a request that changes something has to carry the header ACTION_HEADER, which no
+form and no page of another origin can send. Without a manager token the console answers this machine only, under an
+address.
 """
 
 import asyncio
@@ -22,6 +23,7 @@ from aiohttp import web
 from wukong.channel.ids import ChannelId
 from wukong.clock import Clock
 from wukong.config import Account
+from wukong.config.keys import GUEST
 from wukong.console.feed import INTERVAL_S, Feed
 from wukong.console.members import members_since
 from wukong.console.sessions import Failures, Sessions, Visitor
@@ -40,7 +42,9 @@ STREAM_LIFE_S = 3600.0
 BODY_TIMEOUT_S = 10.0
 BODY_LIMIT_BYTES = 4_096
 
-LOCAL_ONLY = "without managerToken the console answers this machine only, under 127.0.0.1 or localhost; set managerToken"
+LOCAL_ONLY = (
+    "without managerToken the console answers this machine only, under 127.0.0.1 or localhost; set managerToken"
+)
 WRONG = "the token, or the name and password, are wrong"
 TOO_MANY = "too many failed logins; wait a minute"
 NOT_LOGGED_IN = "log in"
@@ -135,6 +139,7 @@ class ConsoleServer:
             ("POST", f"{PREFIX}/login", self.login),
             ("POST", f"{PREFIX}/logout", self.logout),
             ("GET", f"{PREFIX}/events", self.events),
+            ("GET", f"{PREFIX}/history", self.history),
             ("GET", f"{PREFIX}/members", self.members),
         ]
         return [web.route(method, path, self._guarded(handler)) for method, path, handler in table]
@@ -196,6 +201,7 @@ class ConsoleServer:
         return {
             "user": None if visitor is None else visitor.name,
             "role": None if visitor is None else "admin" if visitor.may_write else "reader",
+            "cluster": visitor is not None and visitor.may_change_cluster,
             "open": not self._manager,
             "node": self._use_cases.overview.node_id,
         }
@@ -210,33 +216,35 @@ class ConsoleServer:
             body = msgspec.json.decode(await _body_of(request), type=LoginBody)
         except msgspec.DecodeError:
             return _refused("the body is no login", 400)
-        found = self._who(body)
+        found = self._who(body, by_address=_is_by_address(request), is_local=_is_from_here(request))
         if found is None:
             self._failures.note(address)
             return _refused(WRONG, 401)
         self._failures.forgive(address)
         self._sessions.end(request.cookies.get(_cookie_name(request), ""))
-        made = self._sessions.begin(found.name, may_write=found.may_write)
+        made = self._sessions.begin(found)
         response = _json(self._shown(found))
         response.set_cookie(
             _cookie_name(request), made, path="/", httponly=True, samesite="Strict", secure=_is_over_tls(request)
         )
         return response
 
-    def _who(self, body: LoginBody) -> Visitor | None:
+    def _who(self, body: LoginBody, *, by_address: bool, is_local: bool) -> Visitor | None:
+        """An account changes the cluster from the node's own machine only, as at the API's port."""
         if body.username:
             account = self._account(body.username, body.password)
-            if account is None:
+            # The guest's password is known to every page, and a name can be pointed here by whoever owns it.
+            if account is None or (account == GUEST and not by_address):
                 return None
             may_write = any(resource == "*" and "w" in actions for resource, actions in account.permissions)
-            return Visitor(account.username, may_write, 0.0)
+            return Visitor(account.username, may_write, may_write and is_local)
         given = body.token.strip().encode("utf-8", "surrogatepass")
         # Both are compared in any case, so that time tells nothing.
         is_manager = hmac.compare_digest(given, self._manager)
         is_reader = bool(self._readonly) and hmac.compare_digest(given, self._readonly)
         if is_manager:
-            return Visitor(_OPERATOR if self._manager else _LOCAL, True, 0.0)
-        return Visitor(_READER, False, 0.0) if is_reader else None
+            return Visitor(_OPERATOR if self._manager else _LOCAL, True, True)
+        return Visitor(_READER, False, False) if is_reader else None
 
     async def logout(self, request: web.Request) -> web.StreamResponse:
         if not self.is_own_action(request):
@@ -284,6 +292,13 @@ class ConsoleServer:
 
     # -- look-ups
 
+    async def history(self, request: web.Request) -> web.StreamResponse:
+        """node_id -> the last 15 minutes of that node, in the shape of /history."""
+        if self.visitor(request) is None:
+            return _refused(NOT_LOGGED_IN, 401)
+        body = await self._feed.history(_number(request.query.get("node_id", "")))
+        return web.Response(body=body, content_type="application/json", charset="utf-8")
+
     async def members(self, request: web.Request) -> web.StreamResponse:
         """channel_id, channel_type, cursor, limit -> {members: [{uid, since_seq, since_index}], next}."""
         if self.visitor(request) is None:
@@ -314,7 +329,10 @@ def _cookie_name(request: web.Request) -> str:
 def _is_same_origin(request: web.Request) -> bool:
     """No browser that names an origin, or a page that this server itself has given out."""
     origin = request.headers.get("Origin")
-    return origin is None or urlsplit(origin).netloc == request.host
+    try:
+        return origin is None or urlsplit(origin).netloc == request.host
+    except ValueError:
+        return False
 
 
 def _is_from_here(request: web.Request) -> bool:
@@ -332,6 +350,7 @@ def _is_from_here(request: web.Request) -> bool:
 
 def _is_by_address(request: web.Request) -> bool:
     """Called by an IP address or localhost: another name may have been pointed here by whoever owns it."""
+    host = ""
     try:
         host = urlsplit(f"//{request.host}").hostname or ""
         ip_address(host)
@@ -367,7 +386,9 @@ def _number(text: str) -> int:
 
 def _json(value: Any, status: int = 200) -> web.Response:
     """Any: whatever msgspec can encode."""
-    return web.Response(body=msgspec.json.encode(value), status=status, content_type="application/json", charset="utf-8")
+    return web.Response(
+        body=msgspec.json.encode(value), status=status, content_type="application/json", charset="utf-8"
+    )
 
 
 def _refused(text: str, status: int) -> web.Response:

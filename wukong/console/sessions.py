@@ -25,11 +25,13 @@ _MAX_ID_CHARS = 128
 
 
 class Visitor(NamedTuple):
-    """may_write: an admin; otherwise he only reads. until_s: the end of the login, by the monotonic clock."""
+    """may_write: an admin; otherwise he only reads. may_change_cluster: nodes, leaders and settings too. until_s: the
+    end of the login, by the monotonic clock."""
 
     name: str
     may_write: bool
-    until_s: float
+    may_change_cluster: bool
+    until_s: float = 0.0
 
 
 class Sessions:
@@ -37,14 +39,14 @@ class Sessions:
         self._clock = clock
         self._visitors: dict[bytes, Visitor] = {}
 
-    def begin(self, name: str, *, may_write: bool) -> str:
-        """The id of a new login."""
+    def begin(self, visitor: Visitor) -> str:
+        """The id of a new login of LIFE_S."""
         now = self._clock.monotonic()
-        self._visitors = {key: visitor for key, visitor in self._visitors.items() if visitor.until_s > now}
+        self._visitors = {key: each for key, each in self._visitors.items() if each.until_s > now}
         if len(self._visitors) >= SESSIONS_LIMIT_COUNT:
             del self._visitors[next(iter(self._visitors))]
         made = secrets.token_urlsafe(ID_BYTES)
-        self._visitors[_key(made)] = Visitor(name, may_write, now + LIFE_S)
+        self._visitors[_key(made)] = visitor._replace(until_s=now + LIFE_S)
         return made
 
     def find(self, given: str) -> Visitor | None:

@@ -1,9 +1,10 @@
 """What this node has pushed lately, to whom, and what came back: the memory behind `wukong explain`. PURE.
 
-A ring of messages, the newest kept: one entry per message that had a receiver here. It decides nothing, and a message
-that it has forgotten was delivered all the same. Written for every message and RECVACK, so what is written is small and
-is told apart only when somebody asks: an entry keeps the very list of sessions that the gateway was given, and a
-RECVACK is one number in an array. Beside it is a ring of sessions that have ended, and why.
+It decides nothing; a message that it has forgotten was delivered all the same. It is written for every message and
+RECVACK and read when somebody asks, so writing is appending, nothing else: a push is four things in a flat list (an
+object for each would cost more than all the rest), among them the very list of sessions that the gateway was given, a
+RECVACK is two numbers in an array, and whoever asks looks through it all. It is kept in pages, and the oldest page goes
+as a whole. Beside it is a ring of sessions that have ended, and why.
 
 Times are milliseconds of the caller's monotonic clock.
 """
@@ -11,17 +12,18 @@ Times are milliseconds of the caller's monotonic clock.
 from array import array
 from collections import deque
 from collections.abc import Iterable, Iterator
+from typing import Any, NamedTuple
 
 import msgspec
 
 from wukong.channel.ids import ChannelId
 from wukong.session.registry import LocalSession
 
-ENTRY_BYTES = 512
-"""What an entry takes besides its sessions, about: the struct, its place in the dictionary, the channel's id."""
+PAGES = 64
+PUSH_BYTES = 320
+"""What a push takes besides its sessions, about: a list, numbers, the channel's id."""
 SESSION_BYTES = 8
-MARKS_BYTES = 96
-"""An array that is not empty, its spare room included."""
+MARK_BYTES = 16
 ENDED_BYTES = 512
 ENDED_SHARE = 8
 """Of the bytes one part in so many is for sessions that have ended."""
@@ -38,39 +40,69 @@ LET_GO = "let_go"  # closed so that the client connects again: an operator, the 
 FENCED = "fenced"  # the node lost touch with the others and closed all clients
 STOPPED = "stopped"  # the node was shut
 
-_DELAY_BITS = 40
-_DELAY_MASK = (1 << _DELAY_BITS) - 1
-# Session numbers beyond it (16 million logins in one life of a process) are marked modulo it.
-_NUMBER_MASK = (1 << 24) - 1
+_TIME_BITS = 42
+_TIME_MASK = (1 << _TIME_BITS) - 1
+# Sessions beyond it (4 million logins in one life of a process) are marked modulo it.
+_NUMBER_MASK = (1 << 22) - 1
 
 
-class Mark(msgspec.Struct, frozen=True, gc=False):
-    """Something that happened to one session's copy, so many milliseconds after the first push."""
-
-    session: int
-    after_ms: int
-
-
-class Delivery(msgspec.Struct, gc=False):
-    """One message. sessions: of others, own: other sessions of its sender."""
+class Push(NamedTuple):
+    """One message handed to these sessions; of one with other devices of its sender there are two."""
 
     message_id: int
     channel: ChannelId
     at_ms: int
     sessions: list[int]
-    own: list[int] | None = None
-    _acknowledged: "array[int] | None" = None
-    _repeated: "array[int] | None" = None
 
-    def numbers(self) -> Iterator[int]:
-        yield from self.sessions
-        yield from self.own or ()
 
-    def acknowledged(self) -> list[Mark]:
-        return _marks(self._acknowledged)
+_PUSH_FIELDS = len(Push._fields)
 
-    def repeated(self) -> list[Mark]:
-        return _marks(self._repeated)
+
+class Mark(NamedTuple):
+    """Something that happened to one session's copy. session: see `marked_as`."""
+
+    session: int
+    at_ms: int
+
+
+class Page:
+    """Messages pushed in some stretch of time, and what came back in it. pushes: the fields of `Push`, one behind the
+    other; the others: pairs of a message's id, and session and time in one number."""
+
+    __slots__ = ("acknowledged", "pushes", "repeated", "until_ms")
+
+    def __init__(self) -> None:
+        self.pushes: list[Any] = []  # any: of four kinds in turn
+        self.acknowledged = array("Q")
+        self.repeated = array("Q")
+        self.until_ms = -1
+
+    def pushes_of(self, message_id: int) -> list[Push]:
+        pushes = self.pushes
+        return [
+            Push(*pushes[at : at + _PUSH_FIELDS])
+            for at in range(0, len(pushes), _PUSH_FIELDS)
+            if pushes[at] == message_id
+        ]
+
+    def acknowledged_of(self, message_id: int) -> list[Mark]:
+        return _marks(self.acknowledged, message_id)
+
+    def repeated_of(self, message_id: int) -> list[Mark]:
+        return _marks(self.repeated, message_id)
+
+
+def _marks(marks: "array[int]", message_id: int) -> list[Mark]:
+    return [
+        Mark(marks[at + 1] >> _TIME_BITS, marks[at + 1] & _TIME_MASK)
+        for at in range(0, len(marks), 2)
+        if marks[at] == message_id
+    ]
+
+
+def marked_as(session: int) -> int:
+    """The number under which a session is found in marks."""
+    return session & _NUMBER_MASK
 
 
 class EndedSession(msgspec.Struct, frozen=True, gc=False):
@@ -88,79 +120,59 @@ class EndedSession(msgspec.Struct, frozen=True, gc=False):
 
 
 class Deliveries:
-    """limit_bytes: of both rings together; at the limit the oldest is forgotten.
+    """limit_bytes: of all together; at the limit the oldest is forgotten, pushes in pages of one part in PAGES.
 
-    forgotten_ms, ended_forgotten_ms: when what was forgotten last had happened; -1 while nothing is forgotten."""
+    forgotten_ms: what was pushed up to then may be forgotten; -1 while nothing is."""
 
     def __init__(self, limit_bytes: int) -> None:
         self._ended_limit_count = limit_bytes // ENDED_SHARE // ENDED_BYTES
-        self._limit_bytes = limit_bytes - self._ended_limit_count * ENDED_BYTES
-        self._by_id: dict[int, Delivery] = {}
-        # A dictionary finds its oldest key slowly once many before it are gone.
-        self._order: deque[Delivery] = deque()
+        self._page_bytes = (limit_bytes - self._ended_limit_count * ENDED_BYTES) // PAGES
+        self._pages: deque[Page] = deque()
         self._ended: deque[EndedSession] = deque()
-        self.size_bytes = 0
         self.forgotten_ms = -1
-        self.ended_forgotten_ms = -1
-
-    def __len__(self) -> int:
-        return len(self._order)
+        self._open_page()
 
     # -- written for every message --
 
     def pushed(self, message_id: int, channel: ChannelId, sessions: list[int], now_ms: int) -> None:
-        """The list is kept as it is: do not change it. The second call for a message tells of its sender's own."""
-        by_id = self._by_id
-        entry = by_id.get(message_id)
-        if entry is None:
-            by_id[message_id] = entry = Delivery(message_id, channel, now_ms, sessions)
-            self._order.append(entry)
-            self.size_bytes += ENTRY_BYTES + SESSION_BYTES * len(sessions)
-        else:
-            entry.own = sessions
-            self.size_bytes += SESSION_BYTES * len(sessions)
-        if self.size_bytes > self._limit_bytes:
-            self._forget()
+        """The list is kept as it is: do not change it."""
+        push = self._push
+        push(message_id)
+        push(channel)
+        push(now_ms)
+        push(sessions)
+        self._room_bytes -= PUSH_BYTES + SESSION_BYTES * len(sessions)
+        if self._room_bytes < 0:
+            self._turn(now_ms)
 
     def acknowledged(self, message_id: int, session: int, now_ms: int) -> None:
         """A RECVACK of a push that waited for one."""
-        entry = self._by_id.get(message_id)
-        if entry is None:
-            return
-        # In here and not in a helper: it is called for every RECVACK.
-        mark = (session & _NUMBER_MASK) << _DELAY_BITS | (now_ms - entry.at_ms) & _DELAY_MASK
-        marks = entry._acknowledged
-        if marks is None:
-            entry._acknowledged = array("Q", (mark,))
-            self.size_bytes += MARKS_BYTES
-        else:
-            marks.append(mark)
-            self.size_bytes += SESSION_BYTES
+        mark = self._acknowledge
+        mark(message_id)
+        mark((session & _NUMBER_MASK) << _TIME_BITS | now_ms)
+        self._room_bytes -= MARK_BYTES
+        if self._room_bytes < 0:
+            self._turn(now_ms)
 
     def repeated(self, message_id: int, session: int, now_ms: int) -> None:
         """It was pushed once more, because no RECVACK came."""
-        entry = self._by_id.get(message_id)
-        if entry is None:
-            return
-        if entry._repeated is None:
-            entry._repeated = array("Q")
-            self.size_bytes += MARKS_BYTES
-        mark = (session & _NUMBER_MASK) << _DELAY_BITS | (now_ms - entry.at_ms) & _DELAY_MASK
-        entry._repeated.append(mark)
-        self.size_bytes += SESSION_BYTES
+        self._pages[-1].repeated.extend((message_id, (session & _NUMBER_MASK) << _TIME_BITS | now_ms))
+        self._room_bytes -= MARK_BYTES
+        if self._room_bytes < 0:
+            self._turn(now_ms)
 
-    def _forget(self) -> None:
-        order = self._order
-        while order and self.size_bytes > self._limit_bytes:
-            entry = order.popleft()
-            del self._by_id[entry.message_id]
-            self.forgotten_ms = entry.at_ms
-            size = ENTRY_BYTES + SESSION_BYTES * (len(entry.sessions) + len(entry.own or ()))
-            if entry._acknowledged is not None:
-                size += MARKS_BYTES + SESSION_BYTES * (len(entry._acknowledged) - 1)
-            if entry._repeated is not None:
-                size += MARKS_BYTES + SESSION_BYTES * len(entry._repeated)
-            self.size_bytes -= size
+    def _turn(self, now_ms: int) -> None:
+        self._pages[-1].until_ms = now_ms
+        if len(self._pages) == PAGES:
+            self.forgotten_ms = self._pages.popleft().until_ms
+        self._open_page()
+
+    def _open_page(self) -> None:
+        page = Page()
+        self._pages.append(page)
+        self._room_bytes = self._page_bytes
+        self._push = page.pushes.append
+        self._acknowledge = page.acknowledged.append
 
     # -- sessions --
 
@@ -169,7 +181,7 @@ class Deliveries:
         if not self._ended_limit_count:
             return
         if len(self._ended) >= self._ended_limit_count:
-            self.ended_forgotten_ms = self._ended.popleft().ended_ms
+            self._ended.popleft()
         self._ended.append(
             EndedSession(
                 session.number,
@@ -185,27 +197,15 @@ class Deliveries:
 
     def all_ended(self, sessions: Iterable[LocalSession], now_ms: int, why: str) -> None:
         """As many as there is room for, the newest: a turn of the loop is not to be long for it."""
-        newest = list(sessions)
-        left = newest[-self._ended_limit_count :] if self._ended_limit_count else []
-        if len(left) < len(newest):
-            self.ended_forgotten_ms = now_ms
-        for session in left:
+        for session in deque(sessions, self._ended_limit_count):
             self.ended(session, now_ms, why)
 
     # -- read when somebody asks --
 
-    def of(self, message_id: int) -> Delivery | None:
-        return self._by_id.get(message_id)
+    def pages(self) -> list[Page]:
+        """Oldest first. They go on being written to."""
+        return list(self._pages)
 
     def ended_sessions(self) -> Iterator[EndedSession]:
         """Oldest first; valid until the next change."""
         return iter(self._ended)
-
-
-def _marks(marks: "array[int] | None") -> list[Mark]:
-    return [Mark(mark >> _DELAY_BITS, mark & _DELAY_MASK) for mark in marks or ()]
-
-
-def marked_as(session: int) -> int:
-    """The number under which a session is found in marks."""
-    return session & _NUMBER_MASK

@@ -50,6 +50,7 @@ class Dispatcher:
         self._registry = registry
         self._audience = audience
         self._clock = clock
+        self._monotonic = clock.monotonic
         self._policy = policy
         self._system_uid = system_uid
         self._cmd_suffix = cmd_suffix
@@ -68,7 +69,7 @@ class Dispatcher:
         for effect in effects:
             kind = type(effect)
             if kind is FanOut:
-                if probes_open:
+                if probes_open and effect.message.client_msg_no in probes_open:  # type: ignore[union-attr]
                     self._fan_out_timed(effect, now_ms)  # type: ignore[arg-type]
                 else:
                     self._fan_out(effect, now_ms)  # type: ignore[arg-type]
@@ -234,7 +235,7 @@ class Dispatcher:
         found: Waiting | None = window.pop(message_id, None)
         if found is not None:
             if self._deliveries is not None:
-                self._deliveries.acknowledged(message_id, session.number, int(self._clock.monotonic() * 1000))
+                self._deliveries.acknowledged(message_id, session.number, int(self._monotonic() * 1000))
             if found.attempts:
                 self.acknowledged_late += 1
             else:

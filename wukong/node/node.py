@@ -18,7 +18,7 @@ import msgspec
 
 from wukong.channel import copies
 from wukong.channel.commands import Command, Hello, Reply, decode_entry, encode_command, encode_entry
-from wukong.channel.effects import Effect, NodeEnded, Propagate, SessionEnded, SessionStarted, WebhookAdded
+from wukong.channel.effects import Effect, Freed, NodeEnded, Propagate, SessionEnded, SessionStarted, WebhookAdded
 from wukong.channel.ids import slot_of
 from wukong.channel.machine import Outcome, apply_pack
 from wukong.channel.state import State, encode
@@ -118,6 +118,7 @@ class Node:
         self._live = False
         self._log: Log | None = None
         self.webhooks: Webhooks | None = None
+        self.freed: Callable[[int, Freed], None] = lambda slot, effect: None
         self._forward = forward
         self._on_break = on_break
         self._head_limit = head_limit
@@ -224,6 +225,11 @@ class Node:
     def leads(self, slot: int) -> bool:
         """Whether this node leads a slot, as far as it knows."""
         return self._leaders[slot] == self.node_id
+
+    @property
+    def now_ms(self) -> int:
+        """What a pack that is sent now says of the time."""
+        return self._clock.now_ms()
 
     @property
     def is_live(self) -> bool:
@@ -514,6 +520,8 @@ class Node:
             elif kind is WebhookAdded:
                 if self.webhooks is not None:
                     self.webhooks.added(slot, effect.kind)  # type: ignore[union-attr]
+            elif kind is Freed:
+                self.freed(slot, effect)  # type: ignore[arg-type]
             elif kind is NodeEnded:
                 if effect.node == self.node_id and effect.incarnation == self.incarnation:  # type: ignore[union-attr]
                     self._fenced = self._live

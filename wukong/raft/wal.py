@@ -92,6 +92,13 @@ class Batch(NamedTuple):
     """No longer needed once this batch is on disk."""
 
 
+class Examined(NamedTuple):
+    """A log that was only looked at. torn_bytes: of an unfinished write at its end, which `open` would cut off."""
+
+    size_bytes: int
+    torn_bytes: int
+
+
 class Segment:
     """One file. `last_index` says which entries of which group it holds; mutable until it is dropped."""
 
@@ -126,6 +133,8 @@ class Wal:
         self._parts: list[bytes] = []
         self._fd = -1
         self._failure: BaseException | None = None
+        self._only_looks = False
+        self._torn_bytes = 0
 
     @classmethod
     def open(
@@ -158,6 +167,15 @@ class Wal:
         )
         wal._recover()
         return wal
+
+    @classmethod
+    def examine(cls, directory: str | os.PathLike[str], *, node_id: int, group_count: int) -> Examined:
+        """Read a log that nobody writes as `open` would, and change nothing. Raises as `open`."""
+        path = Path(directory)
+        wal = cls(path, node_id=node_id, group_count=group_count, segment_bytes=0, fsync=False, rewrite_bytes=0)
+        wal._only_looks = True
+        wal._read_all()
+        return Examined(wal.size_bytes, wal._torn_bytes)
 
     # -- writing
 
@@ -312,11 +330,20 @@ class Wal:
             _sync_directory(self.directory.parent)
         for leftover in self.directory.glob("*.tmp"):
             leftover.unlink()
+        self._read_all()
+        if not self._segments:
+            self._begin()
+            return
+        current = self._segments[-1]
+        self._fd = os.open(current.path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
+        # After a kill, what was read may be in the page cache only; from now on it counts as durable.
+        os.fsync(self._fd)
+
+    def _read_all(self) -> None:
         found = sorted(
             (int(match[1]), path) for path in self.directory.iterdir() if (match := _SEGMENT_NAME.match(path.name))
         )
         if not found:
-            self._begin()
             return
         for position, (number, path) in enumerate(found):
             if number != found[0][0] + position:
@@ -333,10 +360,6 @@ class Wal:
                     f"{self.directory}: group {log.group}: {error}; "
                     "restore the directory from a backup or rebuild this node from the others"
                 ) from error
-        current = self._segments[-1]
-        self._fd = os.open(current.path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
-        # After a kill, what was read may be in the page cache only; from now on it counts as durable.
-        os.fsync(self._fd)
 
     def _begin(self) -> None:
         segment = Segment(1, self._path(1))
@@ -368,8 +391,10 @@ class Wal:
                 )
             if not last:
                 raise DataError(f"{path}: damaged at byte {offset}, and later segments follow; {_ADVICE}")
-            logger.warning("%s: cut %d bytes of an unfinished write at byte %d", path, len(data) - offset, offset)
-            _cut_file(path, offset)
+            self._torn_bytes = len(data) - offset
+            if not self._only_looks:
+                logger.warning("%s: cut %d bytes of an unfinished write at byte %d", path, self._torn_bytes, offset)
+                _cut_file(path, offset)
         segment.size_bytes = offset
         self._segments.append(segment)
 

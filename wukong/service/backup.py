@@ -102,6 +102,10 @@ class Backups:
         self._version = version
         self._clock = clock
         self._options = options or BackupOptions()
+        # At a low rate small frames: a second's worth, or whoever reads would take the wait for the end.
+        rate = self._options.bytes_per_s or self._options.frame_bytes
+        self._frame_bytes = min(self._options.frame_bytes, rate)
+        self._slice_bytes = min(self._options.slice_bytes, rate)
         self._session: _Session | None = None
         self._beginning = False
         self._ticker: asyncio.TimerHandle | None = None
@@ -234,7 +238,7 @@ class Backups:
         async for some in slices:
             pairs += some
             size += sum([len(key) + len(value) for key, value in some])
-            if size >= self._options.frame_bytes:
+            if size >= self._frame_bytes:
                 yield encode_frame(pairs)
                 await self._pay(size)
                 pairs, size = [], 0
@@ -266,7 +270,7 @@ class Backups:
         start = prefix + after + b"\0" if after else prefix
         while True:
             try:
-                found = session.view.scan(start, end, limit=options.slice_rows, limit_bytes=options.slice_bytes)
+                found = session.view.scan(start, end, limit=options.slice_rows, limit_bytes=self._slice_bytes)
             except (OSError, DataError, RuntimeError) as error:
                 log.error("backup %s: slot %d cannot be read: %s", session.id, slot, error)
                 self._close(session)
@@ -283,7 +287,7 @@ class Backups:
                 log.warning("the log of slot %d was trimmed while it was backed up", slot)
                 # Without an end frame: who reads asks again and is told.
                 raise Trimmed
-            found = group.entries_from(start, options.slice_bytes)[: min(options.slice_rows, until - start + 1)]
+            found = group.entries_from(start, self._slice_bytes)[: min(options.slice_rows, until - start + 1)]
             start = found[-1][1] + 1
             yield [entry_pair(index, term, command) for command, index, term in found]
 

@@ -7,7 +7,7 @@ that they would notice, one look-through runs at a time, and each has limits: ro
 
 import asyncio
 import heapq
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable
 from contextlib import aclosing, asynccontextmanager
 from typing import Any, Generic, NamedTuple, TypeVar
 from zlib import crc32
@@ -31,8 +31,15 @@ ROWS_LIMIT_COUNT = 1_000_000
 MESSAGES_LIMIT_COUNT = 20_000
 """Messages that one search reads; it answers with what it has found in the newest so many."""
 TIMEOUT_S = 20.0
+ASKED_LIMIT_COUNT = 16
+"""Look-throughs that wait or run; a further one is Unavailable. Those that wait take the places of other requests."""
 
 _SLICE = 256
+# Of channels that are sorted at once.
+_RUN = 4_096
+
+# Minus the second of the last message, channel: in the order in which they are looked at.
+_Candidate = tuple[int, ChannelId]
 
 K = TypeVar("K", bound=Any)  # any: whatever can be compared
 V = TypeVar("V")
@@ -130,14 +137,20 @@ class Browse:
         self._rows_limit = rows_limit
         self._timeout_s = timeout_s
         self._turn = asyncio.Lock()
+        self._asked = 0
 
     @asynccontextmanager
     async def _alone(self) -> AsyncIterator[None]:
+        if self._asked >= ASKED_LIMIT_COUNT:
+            raise Unavailable("too many ask to look through everything at once; try again")
+        self._asked += 1
         try:
             async with asyncio.timeout(self._timeout_s), self._turn:
                 yield
         except TimeoutError:
             raise Unavailable(f"looking through everything takes longer than {self._timeout_s:.0f} s") from None
+        finally:
+            self._asked -= 1
 
     async def _walk(self, read: Callable[[State, bytes], tuple[list[V], bytes]]) -> AsyncGenerator[tuple[int, V], None]:
         """Rows of all slots, with their slots. Raises RequestRefused beyond the limit."""
@@ -193,6 +206,15 @@ class Browse:
     async def head(self, channel: ChannelId) -> Head | None:
         state = await self._replica.read(check_id(channel.id))
         return state.peek_head(channel_part(channel))
+
+    async def heads(self, channels: list[ChannelId]) -> list[Head | None]:
+        """Of each channel, all behind one barrier."""
+        await self._replica.catch_up([check_id(channel.id) for channel in channels])
+        pace, found = Pace(), []
+        for channel in channels:
+            found.append(self._replica.now(channel.id).peek_head(channel_part(channel)))
+            await pace.step()
+        return found
 
     # -- users --
 
@@ -298,30 +320,34 @@ class Browse:
             if query.channel is not None:
                 head = await self.head(query.channel)
                 total = 0 if head is None else head.last_seq - head.first_seq + 1
-                candidates = [] if head is None else [(head.last_ts, query.channel)]
+                candidates: Iterable[_Candidate] = [] if head is None else [(-head.last_ts, query.channel)]
             else:
                 candidates, total = await self._candidates(query)
             return await self._search(query, candidates, limit), total
 
-    async def _candidates(self, query: MessageQuery) -> tuple[list[tuple[int, ChannelId]], int]:
-        """Channels in which there may be what is looked for, and when each had its last message, newest first."""
-        found: list[tuple[int, ChannelId]] = []
+    async def _candidates(self, query: MessageQuery) -> tuple[Iterable[_Candidate], int]:
+        """Channels in which there may be what is looked for, those with the newest messages first."""
+        runs: list[list[_Candidate]] = [[]]
         total = 0
         async for _, (channel, head) in self._walk(_read_heads):
             total += head.last_seq - head.first_seq + 1
             if head.last_seq >= head.first_seq:
-                found.append((head.last_ts, channel))
-        found.sort(key=lambda entry: -entry[0])
-        return found, total
+                runs[-1].append((-head.last_ts, channel))
+                if len(runs[-1]) == _RUN:
+                    runs[-1].sort()
+                    runs.append([])
+        runs[-1].sort()
+        # Merged as they are asked for: to sort all at once would hold the loop.
+        return heapq.merge(*runs), total
 
-    async def _search(self, query: MessageQuery, candidates: list[tuple[int, ChannelId]], limit: int) -> list[Found]:
+    async def _search(self, query: MessageQuery, candidates: Iterable[_Candidate], limit: int) -> list[Found]:
         sign = -1 if query.newest else 1
         kept: _Smallest[int, Found] = _Smallest(limit)
         pace = Pace()
         left = MESSAGES_LIMIT_COUNT
-        for last_ts, channel in candidates:
+        for minus_last_ts, channel in candidates:
             page = kept.values() if query.newest else []
-            if len(page) == limit and last_ts < page[-1].message.timestamp:
+            if len(page) == limit and -minus_last_ts < page[-1].message.timestamp:
                 break
             if left <= 0:
                 break

@@ -30,7 +30,7 @@ from wukong.channel.state import (
     seq_part,
 )
 from wukong.clock import Clock, SystemClock
-from wukong.dispatch.deliveries import Deliveries, Delivery, Mark, marked_as
+from wukong.dispatch.deliveries import Deliveries, Push, marked_as
 from wukong.errors import RequestRefused, Unavailable
 from wukong.service.messages import Twin, without_suffix
 from wukong.service.other_nodes import Nodes
@@ -81,8 +81,8 @@ class SessionFacts(msgspec.Struct, kw_only=True):
 
 
 class NodeFacts(msgspec.Struct, kw_only=True):
-    """What one node remembers. since_ms: when its process began; forgotten_ms, ended_forgotten_ms: what it had pushed,
-    and which sessions had ended, up to then it does not know any more; 0: all is known.
+    """What one node remembers. since_ms: when its process began; forgotten_ms: what it had pushed up to then it does
+    not know any more, 0: all is known.
 
     pushed: whether it has pushed this message to anybody. nameless: sessions among those about which nothing is known
     any more. receivers, confirmers: uids, cut at RECEIVERS_LIMIT_COUNT."""
@@ -91,7 +91,6 @@ class NodeFacts(msgspec.Struct, kw_only=True):
     recording: bool = True
     since_ms: int = 0
     forgotten_ms: int = 0
-    ended_forgotten_ms: int = 0
     pushed: bool = False
     nameless: int = 0
     receivers: list[str] = []
@@ -119,15 +118,12 @@ class Pushes:
         deliveries = self._deliveries
         if deliveries is None:
             return NodeFacts(node=self.node_id, recording=False, since_ms=self._since_ms)
-        entry = deliveries.of(message_id)
-        if entry is not None and entry.channel != channel:
-            entry = None
+        found = await _find(deliveries, channel, message_id)
         facts = NodeFacts(
             node=self.node_id,
             since_ms=self._since_ms,
             forgotten_ms=self._unix(deliveries.forgotten_ms),
-            ended_forgotten_ms=self._unix(deliveries.ended_forgotten_ms),
-            pushed=entry is not None,
+            pushed=bool(found.pushes),
         )
         users: dict[str, list[SessionFacts]] = {uid: [] for uid in uids}
         known: dict[int, str] = {}
@@ -149,11 +145,11 @@ class Pushes:
                         text=ended.text,
                     )
                 )
-        for uid, found in users.items():
-            ended_numbers = {each.session for each in found}
+        for uid, mine in users.items():
+            ended_numbers = {each.session for each in mine}
             for session in self._registry.of(uid):
                 if session.number not in ended_numbers:
-                    found.append(
+                    mine.append(
                         SessionFacts(
                             node=self.node_id,
                             session=session.number,
@@ -163,40 +159,38 @@ class Pushes:
                             opened_ms=session.opened_ms,
                         )
                     )
-            sessions.update((each.session, each) for each in found)
-        if entry is not None:
-            await self._tell(facts, entry, sessions, known)
-        for found in users.values():
-            facts.sessions += _worth_telling(found)
+            sessions.update((each.session, each) for each in mine)
+        await self._tell(facts, found, sessions, known)
+        for mine in users.values():
+            facts.sessions += _worth_telling(mine)
         return facts
 
     async def _tell(
-        self, facts: NodeFacts, entry: Delivery, sessions: dict[int, SessionFacts], ended: dict[int, str]
+        self, facts: NodeFacts, found: "_Found", sessions: dict[int, SessionFacts], ended: dict[int, str]
     ) -> None:
         """Enter what is known of the message."""
-        confirmed = _by_session(entry.acknowledged())
-        repeated = _by_session(entry.repeated())
-        at_ms = self._unix(entry.at_ms)
         by_number = self._registry.by_number
         receivers: dict[str, None] = {}
         confirmers: dict[str, None] = {}
         pace = Pace()
-        for number in list(entry.numbers()):
-            session = by_number.get(number)
-            uid = ended.get(number, "") if session is None else session.uid
-            marks = confirmed.get(marked_as(number), ())
-            if uid:
-                receivers[uid] = None
-                if marks:
-                    confirmers[uid] = None
-            else:
-                facts.nameless += 1
-            told = sessions.get(number)
-            if told is not None:
-                told.pushed_ms = at_ms
-                told.acknowledged_ms = at_ms + marks[0] if marks else 0
-                told.repeated_ms = [at_ms + after_ms for after_ms in repeated.get(marked_as(number), ())]
-            await pace.step()
+        for push in found.pushes:
+            at_ms = self._unix(push.at_ms)
+            for number in push.sessions:
+                session = by_number.get(number)
+                uid = ended.get(number, "") if session is None else session.uid
+                confirmed = found.acknowledged.get(marked_as(number))
+                if uid:
+                    receivers[uid] = None
+                    if confirmed:
+                        confirmers[uid] = None
+                else:
+                    facts.nameless += 1
+                told = sessions.get(number)
+                if told is not None:
+                    told.pushed_ms = at_ms
+                    told.acknowledged_ms = self._unix(confirmed[0]) if confirmed else 0
+                    told.repeated_ms = [self._unix(ms) for ms in found.repeated.get(marked_as(number), ())]
+                await pace.step()
         facts.cut = len(receivers) > RECEIVERS_LIMIT_COUNT
         if not facts.cut:
             facts.receivers, facts.confirmers = list(receivers), list(confirmers)
@@ -208,10 +202,25 @@ class Pushes:
         return self._clock.now_ms() - int(self._clock.monotonic() * 1000) + monotonic_ms
 
 
-def _by_session(marks: list[Mark]) -> dict[int, list[int]]:
-    found: dict[int, list[int]] = {}
-    for mark in marks:
-        found.setdefault(mark.session, []).append(mark.after_ms)
+class _Found(NamedTuple):
+    """pushes of the message; when each session confirmed it, and when it got it again, by `marked_as`."""
+
+    pushes: list[Push]
+    acknowledged: dict[int, list[int]]
+    repeated: dict[int, list[int]]
+
+
+async def _find(deliveries: Deliveries, channel: ChannelId, message_id: int) -> _Found:
+    found = _Found([], {}, {})
+    pace = Pace()
+    for page in deliveries.pages():
+        found.pushes.extend(push for push in page.pushes_of(message_id) if push.channel == channel)
+        if found.pushes:
+            for mark in page.acknowledged_of(message_id):
+                found.acknowledged.setdefault(mark.session, []).append(mark.at_ms)
+            for mark in page.repeated_of(message_id):
+                found.repeated.setdefault(mark.session, []).append(mark.at_ms)
+        await pace.step()
     return found
 
 
@@ -238,13 +247,15 @@ class Query(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class MessageFacts(msgspec.Struct, kw_only=True):
-    """sent_ms: when the log took it, from its id; of an imported one its timestamp. message_seq 0: it is not stored,
-    and only what nodes remember of it is known. from_uid, client_msg_no: empty then."""
+    """message_idstr: the id for readers whose numbers are too small for it. sent_ms: when the log took it, from its id;
+    of an imported one its timestamp. message_seq 0: it is not stored, and only what nodes remember of it is known;
+    from_uid and client_msg_no are empty then."""
 
     message_id: int
     message_seq: int
     stored: bool
     sent_ms: int
+    message_idstr: str = ""
     from_uid: str = ""
     client_msg_no: str = ""
 
@@ -430,6 +441,7 @@ class Explain:
             sent_ms = message.timestamp * 1000 if old else _id_ms(message.message_id)
             return message, MessageFacts(
                 message_id=message.message_id,
+                message_idstr=str(message.message_id),
                 message_seq=message.message_seq,
                 stored=True,
                 sent_ms=sent_ms,
@@ -440,13 +452,19 @@ class Explain:
         if query.message_seq > 0:
             last = 0 if head is None else head.cmd_seq if is_cmd else head.last_seq
             has = f"its last {kind} is {last}" if last else f"it has no {kind}s"
+            if query.message_seq <= last:
+                has = "it had one, which is not kept any more"
             raise RequestRefused(
                 f"channel {channel.id} of type {channel.type} has no {kind} {query.message_seq}; {has}"
             )
         if query.message_id >> 12 & 1023 != state.slot & 1023 or not 0 < _id_ms(query.message_id) <= state.now_ms:
             raise RequestRefused(f"no message of channel {channel.id} of type {channel.type} has this id")
         return None, MessageFacts(
-            message_id=query.message_id, message_seq=0, stored=False, sent_ms=_id_ms(query.message_id)
+            message_id=query.message_id,
+            message_idstr=str(query.message_id),
+            message_seq=0,
+            stored=False,
+            sent_ms=_id_ms(query.message_id),
         )
 
     # -- users --

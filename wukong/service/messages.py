@@ -5,8 +5,11 @@ channel's ban.
 """
 
 import asyncio
+import contextlib
 import uuid
 from typing import NamedTuple
+
+import msgspec
 
 from wukong.channel.commands import Append, Reply
 from wukong.channel.effects import Message
@@ -19,6 +22,7 @@ from wukong.channel.messages import (
 )
 from wukong.channel.permissions import BAN, DISBAND, SEND_BAN, SUCCESS
 from wukong.channel.state import State, channel_part
+from wukong.dispatch.probes import Probe, Probes
 from wukong.errors import RequestRefused
 from wukong.limits import MAX_HISTORY_MESSAGES, MAX_PAYLOAD_BYTES, MIB
 from wukong.service.replica import Pace, Replica, check_id, chunks, distinct
@@ -36,16 +40,35 @@ BAD_CHANNEL_ID = "频道ID不合法！"
 
 _REFUSALS = {BAN: "the channel is banned", DISBAND: "the channel is disbanded", SEND_BAN: "sending is banned"}
 
+TRACE_TIMEOUT_S = 1.0
+
 _SLICE = 256
 _BATCH_WINDOW = 64
 # Hashing is a loop over bytes; a longer text goes to a thread, where it cannot hold the loop.
 _HASH_BYTES_ON_LOOP = 32 * 1024
 
 
+class Trace(msgspec.Struct, frozen=True):
+    """When a message reached its stages on this node, in ms after its request came; None for one that did not come:
+    nobody gets a repeated message again, and nothing is written where nobody is connected. See dispatch/probes.py.
+    sessions: RECVs queued on this node; other nodes push to theirs on their own."""
+
+    received_ms: float
+    proposed_ms: float
+    applied_ms: float | None
+    fanned_out_ms: float | None
+    written_ms: float | None
+    answered_ms: float
+    sessions: int
+
+
 class Sent(NamedTuple):
+    """trace: if it was asked for."""
+
     message_id: int
     message_seq: int
     client_msg_no: str
+    trace: Trace | None = None
 
 
 class Failure(NamedTuple):
@@ -90,8 +113,11 @@ def without_suffix(channel_id: str, channel_type: int, suffix: str) -> tuple[str
 
 
 class Messages:
-    def __init__(self, replica: Replica) -> None:
+    """probes: those of the dispatcher of this node; without them nothing is traced."""
+
+    def __init__(self, replica: Replica, probes: Probes | None = None) -> None:
         self._replica = replica
+        self._probes = probes
         self.sent = 0
         """Messages appended for the back end."""
 
@@ -130,9 +156,12 @@ class Messages:
         client_msg_no: str = "",
         expire: int = 0,
         setting: int = 0,
+        traced: bool = False,
     ) -> Sent:
-        """One message to a channel. expire in seconds. Raises RequestRefused: the channel is banned or disbanded, an
-        id or the payload cannot be."""
+        """One message to a channel. expire in seconds. traced: tell the times of its stages; waits at most
+        TRACE_TIMEOUT_S for its RECVs. Raises RequestRefused: the channel is banned or disbanded, an id or the payload
+        cannot be."""
+        received_at = self._probes.monotonic() if traced and self._probes is not None else 0.0
         if has_special(channel_id) or (channel_type in (PERSON, AGENT) and has_special(from_uid)):
             raise RequestRefused(BAD_CHANNEL_ID)
         twin = self.named(channel_id, channel_type, from_uid)
@@ -153,8 +182,29 @@ class Messages:
             expire,
             trusted=True,
         )
+        if self._probes is not None and traced:
+            reply, trace = await self._append_traced(command, self._probes, received_at)
+            return Sent(reply.message_id, reply.message_seq, number, trace)
         reply = await self._append(command)
         return Sent(reply.message_id, reply.message_seq, number)
+
+    async def _append_traced(self, command: Append, probes: Probes, received_at: float) -> tuple[Reply, Trace | None]:
+        probe = probes.begin(0, command.client_msg_no, received_at)
+        if probe is None:
+            return await self._append(command), None
+        written = asyncio.Event()
+        probe.on_written = written.set
+        answered = False
+        try:
+            reply = await self._append(command)
+            answered = True
+        finally:
+            probes.end(probe, answered=answered)
+        if probe.sessions:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(TRACE_TIMEOUT_S):
+                    await written.wait()
+        return reply, _trace_of(probe)
 
     async def send_to(self, uids: list[str], *, from_uid: str, payload: bytes, flags: int, expire: int = 0) -> None:
         """A command to exactly these uids: stored ones find it by sync, unstored ones reach who is connected. A long
@@ -293,6 +343,21 @@ class Messages:
     async def last_message(self, twin: Twin) -> Message | None:
         state = await self._replica.read(twin.channel.id)
         return stored_message(state, channel_part(twin.channel), twin.is_cmd, _newest(state, twin))
+
+
+def _trace_of(probe: Probe) -> Trace:
+    def after(at: float) -> float:
+        return round((at - probe.received_at) * 1000, 3)
+
+    return Trace(
+        received_ms=0.0,
+        proposed_ms=after(probe.proposed_at),
+        applied_ms=after(probe.applied_at) if probe.applied_at else None,
+        fanned_out_ms=after(probe.fanned_out_at) if probe.fanned_out_at else None,
+        written_ms=after(probe.written_at) if probe.written_at else None,
+        answered_ms=after(probe.answered_at),
+        sessions=probe.sessions,
+    )
 
 
 def _newest(state: State, twin: Twin) -> int:

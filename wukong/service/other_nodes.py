@@ -4,7 +4,7 @@ A question is a CONTROL message over the links, which prove who speaks; so no ad
 travels. The answer is the JSON that the other node would give to the operator itself. A lost message is a time-out.
 
     call    id, name, args: a map of texts and numbers
-    called  id, body: bytes, or refused: a text
+    called  id, body: bytes, or refused: a text; again: whether it may be asked again
 """
 
 import asyncio
@@ -105,7 +105,8 @@ class OtherNodes:
             del self._waiting[key]
         body = answer.get("body")
         if not isinstance(body, bytes):
-            raise RequestRefused(str(answer.get("refused")))
+            refused = str(answer.get("refused"))
+            raise Unavailable(refused) if answer.get("again") is True else RequestRefused(refused)
         return body
 
     # -- CONTROL messages
@@ -134,7 +135,7 @@ class OtherNodes:
             async with asyncio.timeout(self._timeout_s):
                 told = {"body": await handler(args)}
         except (RequestRefused, Unavailable) as refusal:
-            told = {"refused": str(refusal)}
+            told = {"refused": str(refusal), "again": isinstance(refusal, Unavailable)}
         except TimeoutError:
             return
         except Exception:

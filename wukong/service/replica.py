@@ -40,6 +40,19 @@ class Replica:
         return self._node.incarnation
 
     @property
+    def slot_count(self) -> int:
+        return self._node.slot_count
+
+    @property
+    def now_ms(self) -> int:
+        """What a command that is proposed now says of the time."""
+        return self._node.now_ms
+
+    def leads(self, slot: int) -> bool:
+        """Whether this node leads a slot, as far as it knows."""
+        return self._node.leads(slot)
+
+    @property
     def settings(self) -> Settings:
         """The cluster settings as this node applied them last."""
         return self._node.states[0].settings

@@ -209,12 +209,14 @@ class Sessions:
         )
         client_seq, flags, client_msg_no = packet.client_seq, packet.flags, packet.client_msg_no
         probes = self._dispatcher.probes
-        probe = probes.sample(number, client_msg_no, received_at) if received_at else None
+        probe = None
+        if received_at:
+            probes.left -= 1
+            if not probes.left or received_at >= probes.due_at:
+                probe = probes.sample(number, client_msg_no, received_at)
 
         def done(reply: Reply | None) -> None:
             if reply is None:
-                if probe is not None:
-                    probes.end(probe, answered=False)
                 gateway.drop(number)
                 return
             if reply.reason != REASON_SUCCESS:
@@ -223,14 +225,20 @@ class Sessions:
                 number,
                 Sendack(flags, reply.message_id, client_seq, reply.message_seq, reply.reason, client_msg_no),
             )
-            if probe is not None:
-                probes.end(probe, answered=True)
+
+        node = self._node
+        if probe is None:
+            node.propose(node.slot(channel.id), command, done)
+            return
+
+        def timed(reply: Reply | None) -> None:
+            done(reply)
+            probes.end(probe, answered=reply is not None)
 
         try:
-            self._node.propose(self._node.slot(channel.id), command, done)
+            node.propose(node.slot(channel.id), command, timed)
         except WukongError:
-            if probe is not None:
-                probes.end(probe, answered=False)
+            probes.end(probe, answered=False)
             raise
 
     def recvack(self, number: int, uid: str, packet: Recvack) -> None:

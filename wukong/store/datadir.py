@@ -151,7 +151,8 @@ def found(path: Path, *, node_id: int, slot_count: int, disk: int, formation: Fo
     has returned no node starts on it. Blocks for two syncs."""
     members = [list(pair) for pair in formation.members]
     facts: dict[str, object] = {"format": FORMAT, "node_id": node_id, "slot_count": slot_count, "disk": disk}
-    _write_durably(path / "node.json", {**facts, "log": True, "cluster": formation.cluster, "members": members})
+    facts |= {"starts": 0, "log": True, "cluster": formation.cluster, "members": members}
+    _write_durably(path / "node.json", facts)
 
 
 def _write_durably(name: Path, facts: dict[str, object]) -> None:

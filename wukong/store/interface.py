@@ -48,6 +48,11 @@ class Store(Protocol):
         """Delete every key with start <= key < end."""
         ...
 
+    def compact(self, start: bytes, end: bytes) -> None:
+        """Give back the disk of what was deleted or written over from start to end. Takes as long as the rows around
+        it need to be written anew; blocks, call it in a worker thread."""
+        ...
+
     def snapshot(self, end: bytes) -> StoreView:
         """The rows below end as they are now, whatever is written, deleted or compacted later. Cheap to take.
 

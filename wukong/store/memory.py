@@ -76,6 +76,10 @@ class MemoryStore:
         if first < last:
             self._undo.append(self._apply(dict.fromkeys(self._keys[first:last])))
 
+    def compact(self, start: bytes, end: bytes) -> None:
+        """Nothing is held that was deleted."""
+        self._check_open()
+
     def snapshot(self, end: bytes) -> "MemoryView":
         self._check_open()
         self._settle()

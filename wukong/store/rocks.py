@@ -7,10 +7,13 @@ a power loss recovery ends at the first torn record and the store holds a prefix
 Checked with strace on rocksdict 0.3.29 (RocksDB 9.8.4): `flush_wal(sync=True)` calls fdatasync on every log file whose
 memtable is not yet in a synced SST file (also those closed since the last call) and fsync on the directory.
 
-What holds the GIL: `write` and a checkpoint. What releases it: `flush`, the flush of memtables, `close`.
+What holds the GIL: `write` and a checkpoint. What releases it: `flush`, the flush of memtables, `compact`,
+`close`.
 """
 
+import contextlib
 import os
+import threading
 import weakref
 from collections.abc import Callable, Mapping
 from typing import Any, NoReturn, cast
@@ -86,6 +89,7 @@ class RocksStore:
     ) -> None:
         self.path = os.fspath(path)
         self._failure: OSError | None = None
+        self._compacting = threading.Lock()
         options = _options(
             block_cache_bytes=block_cache_bytes,
             write_buffer_bytes=write_buffer_bytes,
@@ -171,6 +175,19 @@ class RocksStore:
         except Exception as error:
             self._write_failed(error)
 
+    def compact(self, start: bytes, end: bytes) -> None:
+        """As in `Store`. What an open view still reads stays until it is closed. One at a time; closing ends it."""
+        if start >= end:
+            return
+        with self._compacting:
+            if self._failure is not None:
+                raise self._failure
+            try:
+                # Writes the memtables out first, and releases the GIL.
+                self._db.compact_range(start, end)
+            except Exception as error:
+                self._read_failed(error)
+
     def snapshot(self, end: bytes) -> "RocksView":
         """As in `Store`. About 3 µs; closing one that outlived memtables up to 4 ms."""
         bounds = ReadOptions()
@@ -239,11 +256,24 @@ class RocksStore:
         try:
             if self._failure is None:
                 self._db.flush_wal(True)
-            self._db.close()
+            if self._compacting.acquire(blocking=False):
+                self._close()
+            else:
+                # rocksdict closes no database that a thread is in. Then the memtables stay in the log, synced above.
+                self._db.cancel_all_background(False)
+                self._compacting.acquire()
+                with contextlib.suppress(Exception):
+                    self._close()
         except DbClosedError:
             return
         except Exception as error:
             self._write_failed(error)
+
+    def _close(self) -> None:
+        try:
+            self._db.close()
+        finally:
+            self._compacting.release()
 
     def _read_failed(self, error: Exception) -> NoReturn:
         self._refuse_misuse(error)

@@ -23,9 +23,12 @@ log = logging.getLogger(__name__)
 REQUESTS = 8
 # A request is closed at this size; an event that is larger goes alone.
 REQUEST_BYTES = MIB
+# A request that was refused so often goes on event by event, each slot by itself.
+REFUSALS_LIMIT = 3
 # How often what has come meanwhile is looked at while events wait for others.
 _LOOK_S = 0.02
 _READ_RECORDS = 20
+_RETRY_S = 1.0
 
 
 class _Place:
@@ -129,12 +132,19 @@ class Batches:
 
     async def _fill(self) -> bool:
         """Read what is pending. Whether a request is to go."""
-        now = asyncio.get_running_loop().time()
+        loop = asyncio.get_running_loop()
+        now = loop.time()
         for slot in list(self._ready):
-            while not self._is_full:
-                if not self._read(slot):
-                    break
-                await asyncio.sleep(0)
+            try:
+                while not self._is_full:
+                    if not self._read(slot):
+                        break
+                    await asyncio.sleep(0)
+            except Exception:
+                # The lane must not end with it, nor the other slots wait.
+                log.exception("webhook events of slot %d could not be read; they are tried again", slot)
+                self._ready.pop(slot, None)
+                loop.call_later(_RETRY_S, self.added, slot)
         if not self._waiting:
             self._deadline = 0.0
             return False
@@ -181,6 +191,23 @@ class Batches:
         task.add_done_callback(lambda done: self._ended(done, places))
 
     async def _send(self, batch: list[_Item], places: dict[int, _Place]) -> None:
+        if await self._deliver(batch, refusals_limit=REFUSALS_LIMIT if len(batch) > 1 else 0):
+            for slot, place in places.items():
+                self._delivered(slot, place, place.read)
+            return
+        # Something in it is not to the back end's liking: only its own slot is to wait for it.
+        async with asyncio.TaskGroup() as slots:
+            for slot, place in places.items():
+                slots.create_task(self._one_by_one(slot, place, [item for item in batch if item.slot == slot]))
+
+    async def _one_by_one(self, slot: int, place: _Place, items: list[_Item]) -> None:
+        for item in items:
+            await self._deliver([item])
+            self._delivered(slot, place, item.number)
+        self._delivered(slot, place, place.read)
+        self._release(slot, place)
+
+    async def _deliver(self, batch: list[_Item], *, refusals_limit: int = 0) -> bool:
         last = {item.slot: item.number for item in batch}
 
         def wanted() -> bool:
@@ -189,19 +216,28 @@ class Batches:
         body = array(part for item in batch for part in item.parts)
         count = sum(len(item.parts) for item in batch)
         records = [(item.slot, item.number) for item in batch]
-        await self._courier.deliver(self._event, records, body, count=count, wanted=wanted)
-        for slot, place in places.items():
-            place.done = place.read
-            if self._places.get(slot) is place:
-                self._moved(slot, place.done)
+        return await self._courier.deliver(
+            self._event, records, body, count=count, wanted=wanted, refusals_limit=refusals_limit
+        )
+
+    def _delivered(self, slot: int, place: _Place, upto: int) -> None:
+        place.done = upto
+        if self._places.get(slot) is place:
+            self._moved(slot, upto)
+
+    def _release(self, slot: int, place: _Place) -> None:
+        """The slot may be read on."""
+        place.task = None
+        place.read = place.done  # what was not delivered is read again
+        if self._places.get(slot) is place:
+            self._ready[slot] = None
+        self._wake.set()
 
     def _ended(self, task: asyncio.Task[None], places: dict[int, _Place]) -> None:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
             log.error("a webhook request failed", exc_info=error)
         for slot, place in places.items():
-            place.task = None
-            place.read = place.done  # what was not delivered is read again
-            if self._places.get(slot) is place:
-                self._ready[slot] = None
+            if place.task is task:
+                self._release(slot, place)
         self._wake.set()

@@ -63,24 +63,34 @@ class Courier:
         *,
         count: int,
         wanted: Callable[[], bool] = lambda: True,
-    ) -> None:
-        """Return when the request is taken, given up at the limit, or no longer wanted. records: (slot, id) of what it
-        tells of. count: events in it. Cancelling it leaves open whether it was taken."""
+        refusals_limit: int = 0,
+    ) -> bool:
+        """Return true when the request is taken, given up at the limit, or no longer wanted; false when it was refused
+        so often (0: never). records: (slot, id) of what it tells of. count: events in it. Cancelling it leaves open
+        whether it was taken."""
         name = request_id(event, records, body)
-        tries = 0
+        tries = refusals = 0
+        if self._retry_limit:
+            # What is refused goes on in pieces before any of it is dropped.
+            refusals_limit = min(refusals_limit, self._retry_limit)
         while True:
             signed = headers(self._secret, self._clock.now_ms() // 1000, name, body)
             try:
                 await self._transport.post(event, body, signed)
             except DeliveryFailed as failure:
-                self._totals.last_error = f"{self._transport.name}: {event}: {failure}"
-                self._totals.last_error_ms = self._clock.now_ms()
-                self._tell(event, str(failure))
+                self._failed(event, str(failure))
+                refusals += failure.refused
+                if 0 < refusals_limit <= refusals:
+                    return False
+            except Exception as error:
+                # Of a library, such as one for a host's name that is none. It is as good as not taken: whoever gave it
+                # up would read the same events again at once.
+                self._failed(event, type(error).__name__)
             else:
                 self._totals.delivered[event] += count
                 if self._told.pop(event, None) is not None:
                     log.info("%s takes %s again", self._transport.name, event)
-                return
+                return True
             tries += 1
             if 0 < self._retry_limit <= tries:
                 self._totals.dropped[event] += count
@@ -91,13 +101,15 @@ class Courier:
                     self._transport.name,
                     tries,
                 )
-                return
+                return True
             await asyncio.sleep(retry_delay_s(tries, self._rng))
             if not wanted():
-                return
+                return True
             self._totals.retried[event] += 1
 
-    def _tell(self, event: str, failure: str) -> None:
+    def _failed(self, event: str, failure: str) -> None:
+        self._totals.last_error = f"{self._transport.name}: {event}: {failure}"
+        self._totals.last_error_ms = self._clock.now_ms()
         now = self._clock.monotonic()
         if now - self._told.get(event, float("-inf")) >= TELL_AGAIN_S:
             self._told[event] = now

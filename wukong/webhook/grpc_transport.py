@@ -46,7 +46,7 @@ class GrpcTransport:
             code = getattr(error, "code", lambda: None)()
             raise DeliveryFailed(f"gRPC {getattr(code, 'name', 'error')}") from error
         if read_status(answer) != _SUCCESS:
-            raise DeliveryFailed("the back end answered with an error")
+            raise DeliveryFailed("the back end answered with an error", refused=True)
 
     async def close(self) -> None:
         await self._channel.close(grace=None)

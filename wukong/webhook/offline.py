@@ -33,7 +33,7 @@ AHEAD_RECORDS = 10_000
 PAGE_UIDS = 200
 # Of all requests under way on this node, together; one that is larger goes alone.
 BODIES_LIMIT_BYTES = 64 * MIB
-# Master sessions in one command, from which on further records get another; and uids remembered for that.
+# Master sessions in one command, from which on records of other channels get another; and uids remembered for that.
 FREEZE_UIDS = 5_000
 REMEMBERED_UIDS = 50_000
 # Larger lists are encoded and compressed beside the loop.
@@ -217,11 +217,13 @@ class Offline:
         seen: dict[int, list[str]] = {}
         ids: list[int] = []
         online: dict[str, None] = {}
-        for record in unseen:
+        for at, record in enumerate(unseen):
             async with self._expanding:
                 await self._sample(slot, record, known, online)
             ids.append(record.id)
-            if len(online) >= FREEZE_UIDS or record is unseen[-1]:
+            following = unseen[at + 1] if at + 1 < len(unseen) else None
+            # Records of one channel share a list however long it is: each would have the same one.
+            if following is None or (len(online) >= FREEZE_UIDS and following.channel != record.channel):
                 uids = list(online)
                 seen |= {number: uids for number in ids}  # noqa: C420 -- all may share one list
                 await self._freeze(slot, ids, uids)

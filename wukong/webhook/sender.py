@@ -190,7 +190,8 @@ class Sender:
                 lane.stop(slot)
 
     def _begin(self, what: str, slot: int) -> None:
-        if (what, slot) in self._tasks:
+        # One that is done has found nothing more before this news, though its end is not noted yet.
+        if (before := self._tasks.get((what, slot))) is not None and not before.done():
             return
         task = asyncio.get_running_loop().create_task(self._work[what](slot), name=f"webhooks {what} {slot}")
         self._tasks[what, slot] = task
@@ -252,14 +253,14 @@ class Sender:
         """Give up the oldest records, a limited number of them in a step, until the limit holds."""
         while share := self._excess(self._replica.states[slot]):
             state = self._replica.states[slot]
-            heads = {kind: webhooks.pending(state, kind, limit=DROP_RECORDS) for kind in EVENT_NAMES}
-            ids = sorted({record.id for records in heads.values() for record in records})
+            heads = {kind: webhooks.pending_ids(state, kind, limit=DROP_RECORDS) for kind in EVENT_NAMES}
+            ids = sorted({number for numbers in heads.values() for number in numbers})
             if not ids:
                 return
             count = max(1, min(len(ids), DROP_RECORDS, int(share * state.slot_row.webhooks.records)))
             upto = ids[count - 1]
-            for kind, records in heads.items():
-                doomed = sum(record.id <= upto for record in records)
+            for kind, numbers in heads.items():
+                doomed = sum(number <= upto for number in numbers)
                 if doomed and not await self._give_up(slot, kind, upto, doomed):
                     await asyncio.sleep(_RETRY_S)
                     break
@@ -284,10 +285,10 @@ class Sender:
     # -- figures, of the slots led here --
 
     def backlog_records(self) -> int:
-        return sum(webhooks.backlog(state).records for state in self._states())
+        return sum(state.slot_row.webhooks.records for state in self._states())
 
     def backlog_bytes(self) -> int:
-        return sum(webhooks.backlog(state).bytes for state in self._states())
+        return sum(state.slot_row.webhooks.size_bytes for state in self._states())
 
     def oldest_s(self) -> float:
         """Age of the oldest event that waits, 0 for none."""

@@ -23,7 +23,12 @@ KEEP_ALIVE_S = 4.0
 
 
 class DeliveryFailed(Exception):
-    """The back end did not take a request, or nobody knows whether it did. The text holds no address and no payload."""
+    """The back end did not take a request, or nobody knows whether it did. The text holds no address and no payload.
+    refused: it answered, and said no."""
+
+    def __init__(self, text: str, *, refused: bool = False) -> None:
+        super().__init__(text)
+        self.refused = refused
 
 
 class Transport(Protocol):
@@ -69,7 +74,7 @@ class HttpTransport:
         except (aiohttp.ClientError, OSError) as error:
             raise DeliveryFailed(type(error).__name__) from error
         if status != 200:
-            raise DeliveryFailed(f"HTTP {status}")
+            raise DeliveryFailed(f"HTTP {status}", refused=True)
 
     async def _try(self, url: URL, body: bytes, headers: Mapping[str, str]) -> int:
         async with self._session.post(url, data=body, headers=headers, allow_redirects=False) as answer:

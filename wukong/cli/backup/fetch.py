@@ -97,20 +97,21 @@ class Fetch:
             begun = msgspec.json.decode(content, type=_Begun)
         except msgspec.MsgspecError as fault:
             raise ApiUnavailable(self._url, "/backup/begin", f"answer cannot be read: {fault}") from fault
-        folder = self._folder(directory, begun)
         try:
+            folder = self._folder(directory, begun)
             try:
                 manifest = await self._fill(folder, begun, base)
-            finally:
-                with contextlib.suppress(ApiRefused, ApiUnavailable):
-                    await self._admin.call("POST", "/backup/end", body={"id": begun.id})
-            await asyncio.to_thread(write_manifest, folder, manifest)
-            final = folder.with_name(folder.name.removesuffix(UNFINISHED))
-            folder.rename(final)
-            sync_directory(directory)
-        except BaseException:
-            shutil.rmtree(folder, ignore_errors=True)
-            raise
+                await asyncio.to_thread(write_manifest, folder, manifest)
+                final = folder.with_name(folder.name.removesuffix(UNFINISHED))
+                folder.rename(final)
+            except BaseException:
+                shutil.rmtree(folder, ignore_errors=True)
+                raise
+        finally:
+            # Whatever happened: the next one need not wait until the server gives this one up.
+            with contextlib.suppress(ApiRefused, ApiUnavailable):
+                await self._admin.call("POST", "/backup/end", body={"id": begun.id})
+        sync_directory(directory)
         return Backup(final, manifest)
 
     @staticmethod

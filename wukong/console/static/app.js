@@ -15,7 +15,7 @@ import { Webhooks } from "./pages/webhooks.js";
 
 const PAGES = [
   ["overview", "Overview", Overview],
-  ["cluster", "Nodes and groups", Cluster],
+  ["cluster", "Nodes and slots", Cluster],
   ["channels", "Channels", Channels],
   ["users", "Users", Users],
   ["explain", "Explain", Explain],
@@ -88,6 +88,10 @@ function App() {
     return forget;
   }, [session?.user]);
 
+  useEffect(() => {
+    document.querySelector("nav [aria-current]")?.scrollIntoView({ block: "nearest", inline: "center" });
+  }, [place.page, session?.user]);
+
   const current = PAGES.find(([name]) => name === place.page) ?? PAGES[0];
   useEffect(() => {
     document.title = session?.user ? `${t(current[1])} · Wukong` : "Wukong";
@@ -124,7 +128,7 @@ function App() {
       </header>
       <main tabindex="-1" id="main">
         <h1>${t(current[1])}</h1>
-        <${Page} key=${current[0]} query=${place.query} isAdmin=${isAdmin} theme=${theme} />
+        <${Page} key=${current[0]} query=${place.query} isAdmin=${isAdmin && (current[0] !== "cluster" || session.cluster)} theme=${theme} />
       </main>
     </div>
     <${DialogHost} />

@@ -5,6 +5,7 @@ import { brief } from "./format.js";
 import { locale, t } from "./i18n.js";
 
 const HEIGHT = 132;
+const SPAN_S = 900;
 
 const color = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 
@@ -20,8 +21,11 @@ function options(width, lines, unit) {
     height: HEIGHT,
     padding: [8, 8, 0, 0],
     legend: { show: false },
-    cursor: { y: false, points: { size: 6 }, drag: { x: false, y: false } },
-    scales: { y: { range: (_, low, high) => [0, Math.max(high ?? 0, unit === "ms" ? 2 : 4) * 1.1] } },
+    cursor: { y: false, drag: { x: false, y: false } },
+    scales: {
+      x: { range: (_, low, high) => [(high ?? Date.now() / 1000) - SPAN_S, high ?? Date.now() / 1000] },
+      y: { range: (_, low, high) => [0, Math.max(high ?? 0, unit === "ms" ? 2 : 4) * 1.1] },
+    },
     series: [
       {},
       ...lines.map((line, index) => ({

@@ -40,6 +40,13 @@ export function time(ms) {
   return new Date(ms).toLocaleString(locale(), { dateStyle: "medium", timeStyle: "medium" });
 }
 
+/** To the millisecond; with the date where it is not today's. */
+export function clock(ms) {
+  const at = new Date(ms);
+  const sameDay = at.toDateString() === new Date().toDateString();
+  return at.toLocaleString(locale(), { ...(sameDay ? {} : { month: "short", day: "numeric" }), hour: "2-digit", minute: "2-digit", second: "2-digit", fractionalSecondDigits: 3 });
+}
+
 /** What is in a payload: its text where it is JSON of the usual kind, else as it is. */
 export function payload(base64) {
   let raw;

@@ -1,10 +1,8 @@
 // What the server tells by itself: the cluster's status and the figures of every node, every two seconds.
 import { useEffect, useState } from "../vendor/htm-preact.js";
 
-const KEPT_S = 900;
-
-// The newest overview with rates; points: of the whole cluster, for charts. error: nothing was heard for a while.
-export const live = { overview: null, rates: {}, points: [], connected: false, since: 0 };
+// overview: the newest; rates: per second and node, since the one before.
+export const live = { overview: null, rates: {}, connected: false };
 const listeners = new Set();
 let source = null;
 let before = null;
@@ -24,11 +22,6 @@ function ratesOf(now) {
   return rates;
 }
 
-function sum(values) {
-  const known = values.filter((value) => value !== null && value !== undefined);
-  return known.length ? known.reduce((a, b) => a + b, 0) : null;
-}
-
 function take(event) {
   const now = JSON.parse(event.data);
   if (before && now.now_ms === before.now_ms) return;
@@ -36,16 +29,6 @@ function take(event) {
   live.overview = now;
   live.connected = true;
   before = now;
-  const rates = Object.values(live.rates);
-  const nodes = now.status?.nodes ?? [];
-  live.points.push({
-    at: now.now_ms,
-    send_per_s: sum(rates.map((rate) => rate.sends)),
-    recv_per_s: sum(rates.map((rate) => rate.recvs)),
-    sessions: sum(Object.values(now.figures).map((figures) => figures?.sessions)),
-    lag_entries: nodes.length ? Math.max(...nodes.map((node) => node.lag_entries)) : null,
-  });
-  while (live.points.length && live.points[0].at < now.now_ms - KEPT_S * 1000) live.points.shift();
   tell();
 }
 
@@ -76,7 +59,7 @@ export function close() {
 export function forget() {
   close();
   before = null;
-  Object.assign(live, { overview: null, rates: {}, points: [] });
+  Object.assign(live, { overview: null, rates: {} });
 }
 
 /** The newest figures; the component is drawn again with each. */
@@ -90,4 +73,8 @@ export function useLive() {
   return live;
 }
 
-export { sum };
+/** Of what is known; null if nothing is. */
+export function sum(values) {
+  const known = values.filter((value) => value !== null && value !== undefined);
+  return known.length ? known.reduce((a, b) => a + b, 0) : null;
+}

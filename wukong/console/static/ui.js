@@ -1,5 +1,5 @@
 // The few parts that all pages are made of.
-import { html, useEffect, useRef, useState } from "../vendor/htm-preact.js";
+import { html, useEffect, useMemo, useRef, useState } from "../vendor/htm-preact.js";
 import { t } from "./i18n.js";
 
 export const Badge = ({ tone = "plain", children }) => html`<span class="badge ${tone}">${children}</span>`;
@@ -21,14 +21,15 @@ export function Stat({ label, value, unit, tone = "", note }) {
   </div>`;
 }
 
-/** columns: {label, cell(row), kind}; kind: num, mono, wide or actions. */
-export function Table({ label, columns, rows, empty }) {
+/** columns: {label, cell(row), kind}; kind: num, mono, wide or actions. stack: on a phone each row becomes a list of its
+ * cells with their labels; roles are named, since browsers forget those of a table that is laid out in another way. */
+export function Table({ label, columns, rows, empty, stack }) {
   if (!rows.length) return html`<p class="empty">${empty ?? t("Nothing here")}</p>`;
   return html`<div class="scroll" tabindex="0" role="region" aria-label=${label}>
-    <table>
-      <thead><tr>${columns.map((each) => html`<th scope="col" class=${each.kind ?? ""}>${each.label}</th>`)}</tr></thead>
-      <tbody>
-        ${rows.map((row) => html`<tr>${columns.map((each) => html`<td class=${each.kind ?? ""}>${each.cell(row)}</td>`)}</tr>`)}
+    <table role="table" class=${stack ? "stack" : ""}>
+      <thead role="rowgroup"><tr role="row">${columns.map((each) => html`<th role="columnheader" scope="col" class=${each.kind ?? ""}>${each.label}</th>`)}</tr></thead>
+      <tbody role="rowgroup">
+        ${rows.map((row) => html`<tr role="row">${columns.map((each) => html`<td role="cell" class=${each.kind ?? ""} data-label=${typeof each.label === "string" ? each.label : ""}>${each.cell(row)}</td>`)}</tr>`)}
       </tbody>
     </table>
   </div>`;
@@ -40,8 +41,10 @@ export function Facts({ pairs }) {
   </dl>`;
 }
 
+let fields = 0;
+
 export function Field({ label, name, hint, children, ...rest }) {
-  const id = `field-${name}`;
+  const id = useMemo(() => `field-${++fields}`, []);
   return html`<div class="field">
     <label for=${id}>${label}</label>
     ${children ? children(id) : html`<input id=${id} name=${name} autocomplete="off" spellcheck="false" ...${rest} />`}

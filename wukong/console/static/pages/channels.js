@@ -70,7 +70,7 @@ function List({ find }) {
           { label: t("Subscribers"), kind: "num", cell: (row) => number(row.subscriber_count) },
           { label: t("Newest seq"), kind: "num", cell: (row) => number(row.last_msg_seq) },
           { label: t("Newest message"), cell: (row) => time(row.last_msg_time / 1e6) },
-          { label: t("Group"), kind: "num", cell: (row) => row.slot },
+          { label: t("Slot"), kind: "num", cell: (row) => row.slot },
         ]}
       />`}
     <//>
@@ -101,7 +101,7 @@ function Channel({ id, type, isAdmin }) {
               [t("Newest seq"), number(channel.last_msg_seq)],
               [t("Newest message"), time(channel.last_msg_time / 1e6)],
               [t("Created"), channel.created_at_format || NOTHING],
-              [t("Group"), channel.slot],
+              [t("Slot"), channel.slot],
             ]} />
           <//>
           <${Members} id=${id} type=${type} isAdmin=${isAdmin && type !== PERSON} version=${version} changed=${changed} />
@@ -173,6 +173,7 @@ function Messages({ id, type, version }) {
     <${Loaded} data=${data}>
       ${({ data: rows }) => html`
         <${Table}
+          stack
           label=${t("Messages")}
           rows=${rows}
           empty=${t("No message.")}

@@ -9,7 +9,7 @@ import { nodeState } from "./overview.js";
 const EVERY_SLOT = -1;
 
 function askTransfer(slot, voters, leader) {
-  const title = slot === EVERY_SLOT ? t("Let one node lead every group") : t("Let another node lead group {n}", { n: slot });
+  const title = slot === EVERY_SLOT ? t("Let one node lead every slot") : t("Let another node lead slot {n}", { n: slot });
   const others = voters.filter((node) => node !== leader);
   ask({
     title,
@@ -36,7 +36,7 @@ function askRemove(node) {
 function askAdd() {
   ask({
     title: t("Add a node"),
-    text: t("It may be started before or after. It gets a copy of every group and votes when it has caught up."),
+    text: t("It may be started before or after. It gets a copy of every slot and votes when it has caught up."),
     fields: html`
       <${Field} label=${t("Number of the node")} name="node" inputmode="numeric" pattern="[0-9]+" required />
       <${Field} label=${t("Address for other nodes")} name="addr" placeholder="10.0.0.4:11110" required />`,
@@ -56,6 +56,7 @@ export function Cluster({ isAdmin }) {
     ${status.snapshots.map((line) => html`<${Notice}>${t("Copy under way: {text}", { text: line })}<//>`)}
     <${Card} title=${t("Nodes")} flush extra=${isAdmin && html`<button onClick=${askAdd}>${t("Add a node")}</button>${voters.length > 1 && html`<button onClick=${() => askTransfer(EVERY_SLOT, voters, 0)}>${t("Transfer all")}</button>`}`}>
       <${Table}
+        stack
         label=${t("Nodes")}
         rows=${status.nodes}
         columns=${[
@@ -74,12 +75,12 @@ export function Cluster({ isAdmin }) {
         ]}
       />
     <//>
-    <${Card} title=${t("Groups")} flush>
+    <${Card} title=${t("Slots")} flush>
       <${Table}
-        label=${t("Groups")}
+        label=${t("Slots")}
         rows=${status.slots}
         columns=${[
-          { label: t("Group"), kind: "num", cell: (slot) => slot.id },
+          { label: t("Slot"), kind: "num", cell: (slot) => slot.id },
           { label: t("Leader"), cell: (slot) => (slot.leader ? t("Node {n}", { n: slot.leader }) : html`<${Badge} tone="bad">${t("none")}<//>`) },
           { label: t("Term"), kind: "num", cell: (slot) => number(slot.term) },
           { label: t("Committed"), kind: "num", cell: (slot) => number(slot.commit) },
@@ -94,7 +95,7 @@ export function Cluster({ isAdmin }) {
             })}</span>`,
           },
           ...(isAdmin && voters.length > 1
-            ? [{ label: html`<span class="hidden">${t("Actions")}</span>`, kind: "actions", cell: (slot) => html`<button class="small" aria-label=${t("Transfer group {n}", { n: slot.id })} onClick=${() => askTransfer(slot.id, voters, slot.leader)}>${t("Transfer")}</button>` }]
+            ? [{ label: html`<span class="hidden">${t("Actions")}</span>`, kind: "actions", cell: (slot) => html`<button class="small" aria-label=${t("Transfer slot {n}", { n: slot.id })} onClick=${() => askTransfer(slot.id, voters, slot.leader)}>${t("Transfer")}</button>` }]
             : []),
         ]}
       />

@@ -4,7 +4,7 @@ import { Chart } from "../chart.js";
 import { age, brief, bytes, number } from "../format.js";
 import { t } from "../i18n.js";
 import { sum, useLive } from "../live.js";
-import { Badge, Card, Loaded, Stat, Table } from "../ui.js";
+import { Badge, Card, Empty, Loaded, Stat, Table } from "../ui.js";
 
 const HISTORY_MS = 5000;
 const LAG_LIMIT = 1000;
@@ -22,7 +22,7 @@ export function troubles(overview) {
     }
   }
   const leaderless = (status?.slots ?? []).filter((slot) => !slot.leader).length;
-  if (leaderless) found.push(["bad", t("{n} groups have no leader", { n: leaderless })]);
+  if (leaderless) found.push(["bad", t("{n} slots have no leader", { n: leaderless })]);
   if (status?.job) found.push(["warn", t("Under way: {text}", { text: status.job })]);
   if (status?.settings_differ.length) {
     found.push(["warn", t("Settings of files differ from the cluster's: {text}", { text: status.settings_differ.join(", ") })]);
@@ -35,59 +35,58 @@ export function troubles(overview) {
   return found.sort((a, b) => (a[0] === "bad" ? 0 : 1) - (b[0] === "bad" ? 0 : 1));
 }
 
-/** The node's own last 15 minutes, asked again every few seconds; null where the node keeps none. */
-function useHistory() {
+/** The last 15 minutes of a node, asked again every few seconds; null while it cannot be asked. */
+function useHistory(node) {
   const [history, setHistory] = useState(undefined);
   useEffect(() => {
     let over = false;
     let timer = 0;
+    setHistory(undefined);
     const load = async () => {
       try {
-        const found = await get("/history");
+        const found = await get("/web/history", { node_id: node });
         if (!over) setHistory(found);
-      } catch (error) {
-        if (!over && error.status === 404) return setHistory(null);
+      } catch {
+        if (!over) setHistory(null);
       }
       if (!over) timer = setTimeout(load, HISTORY_MS);
-      return undefined;
     };
     load();
     return () => {
       over = true;
       clearTimeout(timer);
     };
-  }, []);
+  }, [node]);
   return history;
 }
 
-function Charts({ points, theme, node }) {
-  const history = useHistory();
-  if (history === undefined) return null;
+function Charts({ theme, nodes, own }) {
+  const [node, setNode] = useState(own);
+  const history = useHistory(node);
   const series = history?.series ?? {};
   const length = Math.max(0, ...Object.values(series).map((values) => values.length));
-  const step = history?.interval_s ?? 2;
-  const times = history
-    ? Array.from({ length }, (_, at) => history.now_ms / 1000 - (length - 1 - at) * step)
-    : points.map((point) => point.at / 1000);
-  const values = (name) => (history ? (series[name] ?? times.map(() => null)) : points.map((point) => point[name] ?? null));
-  const one = (title, unit, name) => ({ title, unit, lines: [{ label: "", values: values(name) }] });
+  const times = Array.from({ length }, (_, at) => history.now_ms / 1000 - (length - 1 - at) * history.interval_s);
+  const line = (name, label = "") => ({ label, values: series[name] ?? times.map(() => null) });
   const charts = [
-    one(t("SEND per second"), "/s", "send_per_s"),
-    one(t("RECV per second"), "/s", "recv_per_s"),
-    ...(history
-      ? [
-          { title: t("SEND to SENDACK"), unit: "ms", lines: [{ label: "p50", values: values("ack_p50_ms") }, { label: "p99", values: values("ack_p99_ms") }] },
-          { title: t("SEND to RECV"), unit: "ms", lines: [{ label: "p50", values: values("recv_p50_ms") }, { label: "p99", values: values("recv_p99_ms") }] },
-        ]
-      : []),
-    one(t("Sessions"), "", "sessions"),
-    one(t("Lag"), t("entries"), "lag_entries"),
-    ...(history
-      ? [one(t("fsync, p99"), "ms", "fsync_p99_ms"), one(t("Event loop lag"), "ms", "loop_lag_ms"), one(t("Webhook backlog"), t("events"), "webhook_backlog")]
-      : []),
+    [t("SEND per second"), "/s", line("send_per_s")],
+    [t("RECV per second"), "/s", line("recv_per_s")],
+    [t("SEND to SENDACK"), "ms", line("ack_p50_ms", "p50"), line("ack_p99_ms", "p99")],
+    [t("SEND to RECV"), "ms", line("recv_p50_ms", "p50"), line("recv_p99_ms", "p99")],
+    [t("Sessions"), "", line("sessions")],
+    [t("Lag"), t("entries"), line("lag_entries")],
+    [t("fsync, p99"), "ms", line("fsync_p99_ms")],
+    [t("Event loop lag"), "ms", line("loop_lag_ms")],
+    [t("Webhook backlog"), t("events"), line("webhook_backlog")],
   ];
-  return html`<${Card} title=${history ? t("Last 15 minutes on node {n}", { n: node }) : t("Since this page was opened")}>
-    <div class="charts">${charts.map((chart) => html`<${Chart} key=${chart.title} ...${chart} times=${times} theme=${theme} />`)}</div>
+  const choice = nodes.length > 1 && html`<div class="choice" role="group" aria-label=${t("Node")}>
+    ${nodes.map((each) => html`<button class="small" aria-pressed=${each === node} onClick=${() => setNode(each)}>${t("Node {n}", { n: each })}</button>`)}
+  </div>`;
+  return html`<${Card} title=${t("Last 15 minutes")} extra=${choice}>
+    ${history === null
+      ? html`<${Empty}>${t("Node {n} cannot be reached", { n: node })}<//>`
+      : html`<div class="charts">
+          ${charts.map(([title, unit, ...lines]) => html`<${Chart} key=${title} title=${title} unit=${unit} lines=${lines} times=${times} theme=${theme} />`)}
+        </div>`}
   <//>`;
 }
 
@@ -99,7 +98,7 @@ export function nodeState(node, own) {
 }
 
 export function Overview({ theme }) {
-  const { overview, rates, points } = useLive();
+  const { overview, rates } = useLive();
   if (!overview) return html`<${Loaded} data=${{ value: null }} />`;
   const { status, figures } = overview;
   const all = Object.values(figures);
@@ -115,20 +114,21 @@ export function Overview({ theme }) {
     <div class="troubles" role="status">
       ${found.length
         ? found.map(([tone, text]) => html`<div class="notice ${tone}">${text}</div>`)
-        : html`<div class="notice good">${t("All is well: every node serves, every group has a leader")}</div>`}
+        : html`<div class="notice good">${t("All is well: every node serves, every slot has a leader")}</div>`}
     </div>
     <dl class="stats">
       <${Stat} label=${t("Nodes")} value=${`${up}/${nodes.length}`} tone=${up < nodes.length ? "bad" : ""} note=${t("reachable")} />
-      <${Stat} label=${t("Groups led")} value=${`${led}/${slots.length}`} tone=${led < slots.length ? "bad" : ""} note=${t("have a leader")} />
+      <${Stat} label=${t("Slots led")} value=${`${led}/${slots.length}`} tone=${led < slots.length ? "bad" : ""} note=${t("have a leader")} />
       <${Stat} label=${t("Sessions")} value=${number(sum(all.map((each) => each?.sessions)))} note=${t("{n} sockets", { n: number(sum(all.map((each) => each?.connections))) })} />
       <${Stat} label="SEND" value=${brief(sum(rate.map((each) => each.sends)))} unit="/s" note=${t("all nodes")} />
       <${Stat} label="RECV" value=${brief(sum(rate.map((each) => each.recvs)))} unit="/s" note=${t("all nodes")} />
       <${Stat} label=${t("Lag")} value=${number(lag)} tone=${lag > LAG_LIMIT ? "warn" : ""} note=${t("entries, at most")} />
       <${Stat} label=${t("Webhook backlog")} value=${number(backlog)} note=${t("events")} />
     </dl>
-    <${Charts} points=${points} theme=${theme} node=${overview.node} />
+    <${Charts} theme=${theme} nodes=${nodes.map((node) => node.id)} own=${overview.node} />
     <${Card} title=${t("Nodes")} flush>
       <${Table}
+        stack
         label=${t("Nodes")}
         rows=${nodes}
         columns=${[

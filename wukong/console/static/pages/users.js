@@ -127,6 +127,7 @@ function User({ uid, isAdmin }) {
 
 export function Sessions({ rows, isAdmin, changed, withUid }) {
   return html`<${Table}
+    stack
     label=${t("Sessions")}
     rows=${rows}
     empty=${withUid ? t("Nobody is connected here.") : t("Not connected now.")}

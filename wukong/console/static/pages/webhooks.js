@@ -32,6 +32,7 @@ export function Webhooks() {
     </dl>
     <${Card} title=${t("By node")} flush>
       <${Table}
+        stack
         label=${t("By node")}
         rows=${rows}
         columns=${[

@@ -1,0 +1,1 @@
+"""`wukong top`: the nodes of a cluster, live."""
