@@ -60,7 +60,7 @@ async def may_bind(api: Api, token: str) -> bool:
 
 
 def signed(key: bytes = KEY, algorithm: str = "HS256", **claims: Any) -> str:
-    whole = {"iss": ISSUER, "exp": time.time() + 60, "iat": time.time(), "username": "boss", **claims}
+    whole = {"iss": ISSUER, "exp": time.time() + 3600, "iat": time.time(), "username": "boss", **claims}
     return jwt.encode({name: value for name, value in whole.items() if value is not None}, key, algorithm=algorithm)
 
 

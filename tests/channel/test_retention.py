@@ -105,7 +105,7 @@ def test_a_log_never_begins_earlier_again(slot: Slot) -> None:
 
 def test_no_message_that_is_not_there_yet_is_retired(slot: Slot) -> None:
     fill(slot, 2)
-    assert slot.do(Retire(GROUP, False, ALL)).message_seq == 2
+    assert [slot.do(Retire(GROUP, False, ALL)).message_seq for _ in range(2)] == [2, 2]
     assert say(slot, "later").message_seq == 3
     assert slot.texts(GROUP) == ["later"]
 
@@ -254,6 +254,17 @@ def test_a_command_that_is_gone_is_for_nobody_and_holds_up_none(slot: Slot) -> N
     slot.do(AdvanceCommands(GROUP, "bob", 3, contiguous=True))
     assert pending_commands(slot.state, "bob", limit=9) == []
     assert rows_with(slot, b"er") == []
+
+
+def test_a_command_behind_retired_ones_is_the_next(slot: Slot) -> None:
+    for text in ("one", "two", "three"):
+        say(slot, text, is_cmd=True)
+    slot.do(AdvanceCommands(GROUP, "bob", 2, contiguous=True))
+    assert [len(found) for _, found in pending_commands(slot.state, "bob", limit=9)] == [3], "the first is open"
+    slot.do(Retire(GROUP, True, 1))
+    slot.do(AdvanceCommands(GROUP, "bob", 2, contiguous=True))
+    [(_, found)] = pending_commands(slot.state, "bob", limit=9)
+    assert [message.payload for message in found] == [b"three"]
 
 
 def test_a_webhook_record_of_a_retired_message_has_none() -> None:

@@ -206,6 +206,12 @@ def test_what_is_not_there_is_refused_in_the_servers_words(on_node: Wukong) -> N
     assert on_node("explain", unique("nowhere"), "0").exit_code == 2
 
 
+def test_a_chat_of_two_needs_both(wukong: Wukong) -> None:
+    result = wukong("explain", "bob", "1", "--type", "person")
+    assert result.exit_code == 2
+    assert "bob@UID, or --login-uid UID" in result.stderr
+
+
 def test_nobody_listening_is_told(wukong: Wukong, unused_address: str) -> None:
     result = wukong("explain", "lunch", "1", "--api", unused_address)
     assert result.exit_code == 3

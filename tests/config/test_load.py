@@ -67,6 +67,12 @@ def test_an_empty_file_gives_the_old_servers_defaults_and_a_loud_warning(write: 
     assert warning.startswith("managerToken: NOT SET, and the API listens on 0.0.0.0:5001")
 
 
+def test_a_token_that_only_looks_protects_nothing_without_the_other(write: Write) -> None:
+    (warning,) = load(write(f"{LOOPBACK}\nmanager: {{readonlyToken: a-token}}"))[1]
+    assert warning.startswith("manager.readonlyToken: without managerToken")
+    assert load(write("managerToken: b-token\nmanager: {readonlyToken: a-token}"))[1] == []
+
+
 @pytest.mark.parametrize("text", [LOOPBACK, "httpAddr: '[::1]:5001'", "managerToken: a-token"])
 def test_an_api_on_loopback_or_with_a_token_needs_no_warning(write: Write, text: str) -> None:
     assert load(write(text))[1] == []

@@ -10,7 +10,7 @@ from tests.node.test_node_findings import Room
 from wukong.channel.commands import PutChannel, RemoveMembers
 from wukong.channel.ids import GROUP, ChannelId
 from wukong.clock import SystemClock
-from wukong.service.audit import CHANNELS_PER_TURN, USERS_LIMIT, Audit
+from wukong.service.audit import CHANNELS_PER_TURN, LINES_PER_TURN, USERS_LIMIT, Audit
 
 TEAM = ChannelId(GROUP, "team")
 CROWD = ChannelId(GROUP, "crowd")
@@ -124,6 +124,15 @@ async def test_of_a_large_channel_a_part_is_looked_at() -> None:
     for _ in range(10):
         audit.compare(CROWD)
     assert audit.differences > 0
+
+
+async def test_differences_do_not_flood_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    room, audit = await a_team(*PEOPLE[:20])
+    for uid in PEOPLE[:20]:
+        room.audience.leave(TEAM, uid)
+    audit.compare(TEAM)
+    assert audit.differences == 20
+    assert len([record for record in caplog.records if record.levelno == logging.ERROR]) == LINES_PER_TURN
 
 
 async def test_there_is_nothing_to_look_at_without_clients() -> None:

@@ -153,6 +153,16 @@ async def test_an_answer_ends_early_when_the_backup_is_over(world: World) -> Non
     assert [frame async for frame in frames if not any(frame[:4])] == []
 
 
+async def test_an_answer_to_a_backup_that_ended_before_it_began_is_empty(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    begun = await world.backups.begin()
+    frames = world.backups.rows(begun.id, world.stack.node.slot("g"), b"")
+    world.backups.end(begun.id)
+    assert [frame async for frame in frames] == []
+    assert [each for each in caplog.records if each.levelname == "ERROR"] == []
+
+
 async def test_no_turn_of_the_loop_reads_more_than_a_slice(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     begun = await world.backups.begin()
     session = world.backups._session

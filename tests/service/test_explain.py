@@ -6,7 +6,7 @@ import msgspec
 import pytest
 
 from tests.service.stack import NODE_ID, START_MS, FakeClock, Stack
-from wukong.channel.commands import Append, NodeRow, OpenSession, PutNode, Retire
+from wukong.channel.commands import LIST_DENY, Append, NodeRow, OpenSession, PutNode, Retire
 from wukong.channel.ids import AGENT, CUSTOMER_SERVICE, GROUP, PERSON, VISITORS, ChannelId, person_id
 from wukong.cluster.control import Body
 from wukong.dispatch.deliveries import SLOW, Deliveries
@@ -224,6 +224,46 @@ async def test_commands_are_confirmed_one_by_one(world: World) -> None:
     assert second is not None
     assert (first.way, first.done) == ("command", True)
     assert (second.done, second.from_seq) == (False, 2)
+
+
+async def test_a_named_one_has_confirmed_it_once_his_note_of_it_is_gone(world: World) -> None:
+    named = Append(ROOM, True, "alice", b"c", "n1", 4, trusted=True, recipients=["carol", "dave"])
+    reply = await world.stack.run(ROOM.id, named)
+    sync = world.stack.use_cases.command_sync
+    await sync.sync("carol", limit=10)
+    await sync.acknowledge("carol")
+    for uid, done in (("carol", True), ("dave", False)):
+        user = await world.of(uid, reply.message_seq, is_cmd=True)
+        assert user.sync is not None
+        assert (user.sync.way, user.sync.from_seq, user.sync.done) == ("command", 1, done)
+
+
+async def test_who_is_denied_by_the_other_or_in_a_group_is_told_as_such_and_gets_it(world: World) -> None:
+    pair = ChannelId(PERSON, person_id("alice", "bob"))
+    seq, _ = await world.send(channel=pair)
+    await world.members("alice", "bob")
+    group_seq, _ = await world.send()
+    channels = world.stack.use_cases.channels
+    await channels.add_to_list(ChannelId(PERSON, "bob"), LIST_DENY, ["alice"])
+    await channels.add_to_list(ROOM, LIST_DENY, ["bob"])
+    answer = await world.ask(seq, channel=pair)
+    assert {user.uid: (user.recipient, user.denied) for user in answer.users} == {
+        "alice": (True, True),
+        "bob": (True, False),
+    }
+    user = await world.of("bob", group_seq)
+    assert (user.recipient, user.denied) == (True, True)
+    assert user.sync is not None
+    assert user.sync.way == "history"
+
+
+async def test_a_conversation_that_was_hidden_does_not_show_it(world: World) -> None:
+    await world.members("alice", "bob")
+    seq, _ = await world.send()
+    await world.stack.use_cases.conversations.delete("bob", ROOM.id, ROOM.type)
+    later, _ = await world.send()
+    ways = [(await world.of("bob", each)).sync for each in (seq, later)]
+    assert [each and each.way for each in ways] == ["history", "conversation"]
 
 
 # -- what happened on the way --
@@ -494,6 +534,21 @@ async def test_beyond_their_limits_counts_are_left_out_or_said_not_to_be_exact(
     assert not counts.exact
     monkeypatch.setattr(explain, "ROWS_LIMIT_COUNT", 5)
     assert (await world.ask(seq)).counts is None
+
+
+async def test_too_much_at_once_is_refused_and_a_silent_node_is_waited_for_once(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(explain, "TIMEOUT_S", 0.05)
+    await world.members("alice", "bob")
+    await world.join(OTHER)
+    seq, _ = await world.send()
+    outcomes = await asyncio.gather(
+        *(world.ask(seq) for _ in range(explain.RUNNING_LIMIT_COUNT + 1)), return_exceptions=True
+    )
+    assert [type(each) for each in outcomes] == [Explanation] * explain.RUNNING_LIMIT_COUNT + [Unavailable]
+    assert len(world.nodes.asked) == explain.RUNNING_LIMIT_COUNT
+    assert isinstance(await world.ask(seq), Explanation)
 
 
 def test_a_chat_of_two_is_named_by_both(stack: Stack) -> None:

@@ -13,6 +13,7 @@ from wukong.channel.messages import SNOWFLAKE_EPOCH_MS
 from wukong.channel.retention import MESSAGES_PER_COMMAND, size_bytes
 from wukong.errors import RequestRefused
 from wukong.limits import DAY_MS
+from wukong.service.browse import MessageQuery
 from wukong.service.messages import Twin
 from wukong.service.retention import Done, Place, Retention, Standing, read_place
 
@@ -344,3 +345,27 @@ async def test_a_users_messages_are_looked_for_where_he_wrote(stack: Stack, rete
 async def test_nobody_is_not_erased(retention: Retention, uid: str) -> None:
     with pytest.raises(RequestRefused, match="uid"):
         await retention.erase(uid, None)
+
+
+# -- what readers see --
+
+
+async def test_what_is_gone_is_in_no_list(stack: Stack, retention: Retention) -> None:
+    await stack.use_cases.channels.add_members(GROUP, ["alice", "bob"], reset=False)
+    await write(stack, 5)
+    conversations, browse = stack.use_cases.conversations, stack.use_cases.browse
+    await retention.set(GROUP, RetentionPolicy(count=2))
+    await retention.run(GROUP)
+    [chat] = await conversations.sync("bob", msg_count=9)
+    assert (chat.unread, [message.message_seq for message in chat.recents or ()]) == (2, [5, 4])
+    for query in (MessageQuery(channel=GROUP), MessageQuery()):
+        found, total = await browse.messages(query)
+        assert ([each.message.message_seq for each in found], total) == ([5, 4], 2)
+    await retention.set(GROUP, RetentionPolicy(bytes=1))
+    await retention.run(GROUP)
+    assert await conversations.sync("bob", msg_count=9) == []
+    assert await conversations.channels("bob") == [GROUP]
+    assert await browse.messages(MessageQuery()) == ([], 0)
+    await write(stack, 1)
+    [chat] = await conversations.sync("bob", msg_count=9)
+    assert (chat.unread, chat.last_msg_seq) == (1, 6)

@@ -93,7 +93,8 @@ class Server:
         known = {other: world.address(other) for other in world.named_nodes(node_id) if other != node_id}
         boot = self.rng.getrandbits(62)
         disk.starts += 1
-        own = Facts(disk.number, world.options.slots, join=True, addr=world.address(node_id), boot=boot, starts=disk.starts)
+        address = world.address(node_id)
+        own = Facts(disk.number, world.options.slots, join=True, addr=address, boot=boot, starts=disk.starts)
         self.clocks = Clocks(self.clock)
         self.mesh = Mesh(node_id, self.clock, own, known)
         self.links = SimLinks(world.network, node_id, self.loop)

@@ -214,7 +214,8 @@ async def test_the_oldest_go_above_the_limit(make: Make, caplog: pytest.LogCaptu
     place = await make(main := BackEnd(lambda event, data: False), count_per_push=5).start(webhook_backlog_bytes=4_000)
     for _ in range(200):
         await place.send()
-    await place.until(lambda: place.sender.backlog_bytes() <= 4_000)
+    # And nobody is at it any more.
+    await place.until(lambda: place.sender.backlog_bytes() <= 4_000 and not place.sender._tasks)
     # One row serves two kinds: both are given up together.
     dropped = place.sender.totals.dropped
     assert dropped[NOTIFY] == dropped[OFFLINE_EVENT] > 50
@@ -234,6 +235,18 @@ async def test_without_a_back_end_what_waits_goes_when_events_are_switched_off(m
     await place.set(webhook_on=False)
     place.node.webhooks = place.sender
     place.sender.start()
+    await place.until(lambda: not place.waiting)
+
+
+async def test_what_waits_also_goes_when_events_are_switched_off_at_run_time(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sender, "_LOOK_AGAIN_S", 0.01)
+    place = await make(None).start()
+    await place.send()
+    await asyncio.sleep(0.05)
+    assert place.waiting == 1
+    await place.set(webhook_on=False)
     await place.until(lambda: not place.waiting)
 
 
@@ -415,6 +428,19 @@ async def test_an_event_that_is_refused_holds_up_its_slot_and_no_other(make: Mak
     await place.until(lambda: not place.waiting)
     assert main.seqs() == [1, 2, 3]
     assert len(main.items(NOTIFY)) == 43, "nothing is told twice"
+
+
+async def test_refused_events_hold_none_of_the_places_for_requests(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(batches, "REQUESTS", 1)
+    place = await make(main := BackEnd(indigestible), push_interval_ms=20).start(webhook_events=[NOTIFY])
+    (other,) = elsewhere(place, 1)
+    await place.send()
+    await place.send()
+    await place.until(lambda: main.seqs() == [1])
+    await place.send(other)
+    await place.until(lambda: len(main.items(NOTIFY)) == 2)
+    await place.sender.stop()
+    assert not main.under_way
 
 
 @pytest.mark.parametrize("limit", [1, 2, 5])

@@ -202,7 +202,7 @@ def conversation(
         first = max(first, after_seq + 1)
     elif unread_only:
         first = max(first, row.read_seq + 1)
-    messages = messages_between(state, part_, is_cmd=False, first=first, last=last, limit=count, newest=True)
+    messages = messages_between(state, part_, is_cmd=False, first=first, last=last, limit=count, newest=True, head=head)
     messages.reverse()
     # What is not there any more cannot be read: it counts as read.
     read = max(row.read_seq, min(retired, last))

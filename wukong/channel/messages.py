@@ -247,10 +247,19 @@ def stored_message(state: State, part: bytes, is_cmd: bool, seq: int) -> Message
 
 
 def messages_between(
-    state: State, part: bytes, *, is_cmd: bool, first: int, last: int, limit: int, newest: bool = False
+    state: State,
+    part: bytes,
+    *,
+    is_cmd: bool,
+    first: int,
+    last: int,
+    limit: int,
+    newest: bool = False,
+    head: Head | None = None,
 ) -> list[Message]:
-    """Messages with first <= seq <= last, ascending, at most limit of them: the lowest, or with newest the highest."""
-    head = state.peek_head(part)
+    """Messages with first <= seq <= last, ascending, at most limit of them: the lowest, or with newest the highest.
+    head: of the channel, if it was read already."""
+    head = head or state.peek_head(part)
     if head is None:
         return []
     # Not to pass by what was retired: a store remembers deleted rows for a while.

@@ -70,9 +70,12 @@ def explain(
 
     from wukong.client import AdminClient
 
+    kind = kind or CHANNEL_TYPES["person" if "@" in channel or login_uid else "group"]
+    if kind in (CHANNEL_TYPES["person"], CHANNEL_TYPES["agent"]) and "@" not in channel and not login_uid:
+        raise typer.BadParameter(f"a chat of two needs both: {channel}@UID, or --login-uid UID", param_hint="CHANNEL")
     query = {
         "channel_id": channel,
-        "channel_type": kind or (CHANNEL_TYPES["person"] if "@" in channel or login_uid else CHANNEL_TYPES["group"]),
+        "channel_type": kind,
         "message_id" if by_id else "message_seq": seq,
         "cmd": int(command),
         "limit": limit,

@@ -346,6 +346,11 @@ def _check(config: Config, faults: list[str], warnings: list[str]) -> None:
         faults.append(
             f"wukong.webhookSecret: shorter than {limits.MIN_WEBHOOK_SECRET_CHARS} characters; choose a longer one"
         )
+    if config.manager.readonly_token and not config.manager_token:
+        warnings.append(
+            "manager.readonlyToken: without managerToken everybody on this machine is admin at the console without any "
+            "token, and nobody else gets in. Set managerToken too"
+        )
     if config.manager.on and not config.manager.addr.is_loopback and not config.manager_token:
         warnings.append(
             f"managerToken: NOT SET, and the manager listens on {config.manager.addr}. Whoever knows an account of "

@@ -29,6 +29,8 @@ BUDGET_S = 0.002
 """Of one turn; what does not fit is looked at another time."""
 USERS_LIMIT = 256
 """Of a channel with more members, or a larger audience, so many are looked at, from a random one on."""
+LINES_PER_TURN = 5
+"""Differences that are told in the log; all are counted."""
 _CHANNELS_OF_USER = 64
 
 
@@ -47,6 +49,7 @@ class Audit:
         self._rng = rng
         self.channels = 0
         self.differences = 0
+        self._lines_left = LINES_PER_TURN
         # What this round has left.
         self._numbers: list[int] = []
         self._channels: list[ChannelId] = []
@@ -63,6 +66,7 @@ class Audit:
     def look(self) -> None:
         """Compare some channels, within BUDGET_S. There is no await in here."""
         end = self._clock.monotonic() + BUDGET_S
+        self._lines_left = LINES_PER_TURN
         for turn in range(CHANNELS_PER_TURN):
             channel = self._of_a_session() if turn % 2 == 0 else self._of_the_index()
             if channel is not None:
@@ -89,6 +93,9 @@ class Audit:
 
     def _tell(self, channel: ChannelId, uid: str, what: str) -> None:
         self.differences += 1
+        self._lines_left -= 1
+        if self._lines_left < 0:
+            return
         log.error("audit: %s of channel %s (type %d) %s", uid, channel.id, channel.type, what)
 
     def _is_settled(self, uid: str) -> bool:

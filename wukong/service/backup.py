@@ -231,6 +231,8 @@ class Backups:
         return session
 
     async def _frames(self, session: _Session, slices: AsyncIterator[list[Pair]]) -> AsyncIterator[bytes]:
+        if self._session is not session:
+            return  # it ended before the first frame was asked for
         session.reader += 1
         reader = session.reader
         pairs: list[Pair] = []

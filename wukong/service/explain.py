@@ -7,7 +7,7 @@ whatever none of them knows any more is said to be unknown. Nothing here decides
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Collection, Iterable
 from typing import Any, NamedTuple
 
 import msgspec
@@ -49,6 +49,8 @@ ROWS_LIMIT_COUNT = 100_000
 """Users of a channel that are counted; a channel with more has no counts."""
 RECEIVERS_LIMIT_COUNT = 5_000
 """Users whom a node names as receivers of one message; where there were more, there are no counts."""
+RUNNING_LIMIT_COUNT = 8
+"""Explanations under way; a further one is Unavailable. Each may read all of a channel's users."""
 ENDED_PER_USER = 3
 """Sessions that ended before the message came, of one user: the newest."""
 
@@ -371,6 +373,7 @@ class Explain:
     def __init__(self, replica: Replica, pushes: Pushes) -> None:
         self._replica = replica
         self.pushes = pushes
+        self._running = 0
 
     def named(self, channel_id: str, channel_type: int, login_uid: str, *, is_cmd: bool) -> Twin:
         """The log that is meant. A chat of two is named by the other's uid and login_uid, or by both uids with @
@@ -390,15 +393,28 @@ class Explain:
         return Twin(channel, is_cmd or suffixed)
 
     async def explain(self, query: Query, nodes: Nodes) -> Explanation:
-        """Raises RequestRefused for a message that is not there, Unavailable when this node cannot read up to date."""
+        """Raises RequestRefused for a message that is not there, Unavailable when this node cannot read up to date or
+        explains too much at once."""
+        if self._running >= RUNNING_LIMIT_COUNT:
+            raise Unavailable("too many messages are being explained at once; try again")
+        self._running += 1
+        try:
+            return await self._explain(query, nodes)
+        finally:
+            self._running -= 1
+
+    async def _explain(self, query: Query, nodes: Nodes) -> Explanation:
         channel, is_cmd = query.twin
         message, facts = self._message(await self._replica.read(channel.id), query)
         case = _Case(channel, channel_part(channel), is_cmd, message, facts)
         page = _Page([check_id(query.uid)], None, "")
+        silent: list[int] = []
         if not query.uid:
             # Who got it may be no member any more.
-            page = await self._page(case, _receivers(await self._ask(nodes, case, [])), query)
-        answers = await self._ask(nodes, case, page.uids)
+            heard = await self._ask(nodes, case, [])
+            silent = [node for node, answer in heard.items() if answer is None]
+            page = await self._page(case, _receivers(heard), query)
+        answers = await self._ask(nodes, case, page.uids, silent)
         await self._replica.catch_up([channel.id, *page.uids])
         pace = Pace()
         users = []
@@ -541,10 +557,11 @@ class Explain:
 
     # -- other nodes --
 
-    async def _ask(self, nodes: Nodes, case: "_Case", uids: list[str]) -> "Answers":
-        """What each node of the table remembers; None for one that does not answer in time."""
+    async def _ask(self, nodes: Nodes, case: "_Case", uids: list[str], silent: Collection[int] = ()) -> "Answers":
+        """What each node of the table remembers; None for one that does not answer in time. silent: not asked again."""
         channel, message_id = case.channel, case.facts.message_id
-        others = [node for node in table(self._replica.slot_now(0)) if node != self.pushes.node_id]
+        wanted = [node for node in table(self._replica.slot_now(0)) if node != self.pushes.node_id]
+        others = [node for node in wanted if node not in silent]
         args = {
             "channel_id": channel.id,
             "channel_type": channel.type,
@@ -554,7 +571,7 @@ class Explain:
         own, *answers = await asyncio.gather(
             self.pushes.facts(channel, message_id, uids), *(_ask_one(nodes, node, args) for node in others)
         )
-        return {self.pushes.node_id: own, **dict(zip(others, answers, strict=True))}
+        return {**dict.fromkeys(wanted), **dict(zip(others, answers, strict=True)), self.pushes.node_id: own}
 
 
 Answers = dict[int, NodeFacts | None]

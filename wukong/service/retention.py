@@ -24,6 +24,8 @@ log = logging.getLogger(__name__)
 
 # One request works no longer.
 RUN_LIMIT_S = 3.0
+# Between two commands that nobody waits for.
+PAUSE_S = 0.02
 # Policies in one answer.
 LISTED_LIMIT_COUNT = 1_000
 MAX_DAYS = 36_500
@@ -73,6 +75,10 @@ class Budget:
         self._now = asyncio.get_running_loop().time
         self._end = None if limit_s is None else self._now() + limit_s
         self._has_worked = False
+
+    @property
+    def is_limited(self) -> bool:
+        return self._end is not None
 
     def worked(self) -> None:
         """A piece is done."""
@@ -227,6 +233,9 @@ class Retention:
                 break
             before = reply.message_seq + 1
             budget.worked()
+            if not budget.is_limited:
+                # Nobody waits for it: what clients send comes first.
+                await asyncio.sleep(PAUSE_S)
         return before - begun, True
 
     async def _beyond_days(self, twin: Twin, days: int) -> int:

@@ -19,7 +19,8 @@ from wukong.webhook.payloads import array
 
 log = logging.getLogger(__name__)
 
-# Of one lane on one node. A slow back end slows its events down, not more.
+# Of one lane on one node, and one more for each slot with an event that is refused. A slow back end slows its events
+# down, not more.
 REQUESTS = 8
 # A request is closed at this size; an event that is larger goes alone.
 REQUEST_BYTES = MIB
@@ -84,6 +85,7 @@ class Batches:
         self._waiting_count = self._waiting_bytes = 0
         self._deadline = 0.0
         self._tasks: set[asyncio.Task[None]] = set()
+        self._in_pieces: set[asyncio.Task[None]] = set()
 
     # -- slots --
 
@@ -126,9 +128,10 @@ class Batches:
                 while len(self._tasks) < REQUESTS and await self._fill():
                     self._launch()
         finally:
-            for task in self._tasks:
+            tasks = [*self._tasks, *self._in_pieces]
+            for task in tasks:
                 task.cancel()
-            await asyncio.gather(*self._tasks, return_exceptions=True)
+            await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _fill(self) -> bool:
         """Read what is pending. Whether a request is to go."""
@@ -195,7 +198,13 @@ class Batches:
             for slot, place in places.items():
                 self._delivered(slot, place, place.read)
             return
-        # Something in it is not to the back end's liking: only its own slot is to wait for it.
+        # Something in it is not to the back end's liking: only its own slot is to wait for it, and it holds none of the
+        # places for requests. A slot is in one task, so there are no more of these than slots.
+        task = asyncio.current_task()
+        assert task is not None
+        self._tasks.discard(task)
+        self._in_pieces.add(task)
+        self._wake.set()
         async with asyncio.TaskGroup() as slots:
             for slot, place in places.items():
                 slots.create_task(self._one_by_one(slot, place, [item for item in batch if item.slot == slot]))
@@ -235,6 +244,7 @@ class Batches:
 
     def _ended(self, task: asyncio.Task[None], places: dict[int, _Place]) -> None:
         self._tasks.discard(task)
+        self._in_pieces.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
             log.error("a webhook request failed", exc_info=error)
         for slot, place in places.items():

@@ -33,6 +33,8 @@ DROP_RECORDS = 200
 # Once over the limit, so much of it is made free: not every event is to drop another one.
 DROP_SHARE = 0.05
 _BARRIER_S = 5.0
+# How soon what waits goes when events were switched off, or the limit was lowered: settings make no news.
+_LOOK_AGAIN_S = 30.0
 _RETRY_S = 0.5
 
 
@@ -149,7 +151,7 @@ class Sender:
     def start(self) -> None:
         """From here on `added` and `led` have to be called."""
         loop = asyncio.get_running_loop()
-        self._running = [loop.create_task(lane.run()) for lane in self._lanes]
+        self._running = [loop.create_task(lane.run()) for lane in self._lanes] + [loop.create_task(self._look_again())]
         for slot in range(self._replica.slot_count):
             self.led(slot, self._replica.leads(slot))
 
@@ -237,6 +239,12 @@ class Sender:
     def _look(self, slot: int) -> None:
         if self._excess(self._replica.states[slot]):
             self._begin("drop", slot)
+
+    async def _look_again(self) -> None:
+        while True:
+            await asyncio.sleep(_LOOK_AGAIN_S)
+            for slot in sorted(self._led):
+                self._look(slot)
 
     def _excess(self, state: State) -> float:
         """The share of the slot's records that has to go."""

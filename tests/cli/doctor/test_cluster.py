@@ -23,7 +23,10 @@ def worst(found: list[Finding]) -> str:
 
 
 def test_a_healthy_cluster_has_nothing_but_ok() -> None:
-    assert worst(judge_status(three(4))) == OK
+    status = three(4)
+    for position in range(3):
+        status = with_node(status, position, version=__version__)
+    assert worst(judge_status(status)) == OK
 
 
 @pytest.mark.parametrize(
@@ -38,7 +41,7 @@ def test_a_healthy_cluster_has_nothing_but_ok() -> None:
 def test_what_is_wrong_with_a_node_is_told(changes: dict[str, object], level: str, words: str) -> None:
     status = three(4)
     for position in range(3):
-        status = with_node(status, position, version="0.1.0")
+        status = with_node(status, position, version=__version__)
     found = judge_status(with_node(status, 2, **changes))
     assert worst(found) == level
     assert any(words in each.text and each.advice for each in found)

@@ -12,9 +12,7 @@ def test_a_running_node_is_examined_for_people(node: ServerProcess, wukong: Wuko
     assert result.stdout.splitlines()[-1].endswith(("nothing wrong", "warnings", "warning"))
 
 
-def test_a_cluster_is_looked_at_from_a_machine_without_a_node(
-    node: ServerProcess, wukong: Wukong, tmp_path: Path, monkeypatch: object
-) -> None:
+def test_a_cluster_is_looked_at_from_a_machine_without_a_node(node: ServerProcess, wukong: Wukong) -> None:
     result = wukong("doctor", "--api", node.http_url)
     assert result.exit_code == 0
     assert "is healthy" in result.stdout
@@ -25,7 +23,7 @@ def test_an_api_that_is_not_there_is_an_error(wukong: Wukong, unused_address: st
     result = wukong("doctor", "--api", unused_address, "--quiet")
     assert result.exit_code == 1
     assert "does not answer" in result.stdout
-    assert "ok " not in result.stdout
+    assert not any(line.startswith(("ok", "note")) for line in result.stdout.splitlines())
 
 
 def test_a_configuration_that_cannot_be_read_does_not_stop_the_rest(wukong: Wukong, tmp_path: Path) -> None:

@@ -47,6 +47,8 @@ function App() {
   const [isDark, setDark] = useState(systemDark.matches);
   const [, setTongue] = useState(language);
   const theme = chosen ?? (isDark ? "dark" : "light");
+  // At once, not as an effect: those of charts come first, and read the colours.
+  document.documentElement.dataset.theme = theme;
 
   const look = async () => {
     try {
@@ -74,18 +76,18 @@ function App() {
   }, []);
 
   useEffect(() => {
-    document.documentElement.dataset.theme = theme;
-  }, [theme]);
-
-  useEffect(() => {
     if (!session?.user) return undefined;
+    let over = false;
     const again = () =>
       setTimeout(async () => {
-        await look();
-        connect(again);
+        if (!over) await look();
+        if (!over) connect(again);
       }, 2000);
     connect(again);
-    return forget;
+    return () => {
+      over = true;
+      forget();
+    };
   }, [session?.user]);
 
   useEffect(() => {
@@ -99,14 +101,24 @@ function App() {
 
   if (!session) return null;
 
+  const switchLanguage = () => {
+    setLanguage(language === "zh" ? "en" : "zh");
+    setTongue(language);
+  };
+  const switchTheme = () => {
+    const next = theme === "dark" ? "light" : "dark";
+    setChosen(next);
+    try {
+      localStorage.setItem(THEME, next);
+    } catch {
+      // Without storage the choice lasts as long as the page.
+    }
+  };
+  const logOut = async () => setSession(await post("/web/logout"));
   const tools = html`<div class="tools">
-    <button class="quiet" onClick=${() => { setLanguage(language === "zh" ? "en" : "zh"); setTongue(language); }} lang=${language === "zh" ? "en" : "zh-CN"}>
-      ${language === "zh" ? "English" : "中文"}
-    </button>
-    <button class="quiet" onClick=${() => { const next = theme === "dark" ? "light" : "dark"; setChosen(next); try { localStorage.setItem(THEME, next); } catch { /* lasts as long as the page */ } }}>
-      ${theme === "dark" ? t("Light") : t("Dark")}
-    </button>
-    ${session.user && html`<button class="quiet" onClick=${async () => { setSession(await post("/web/logout")); }}>${t("Log out")}</button>`}
+    <button class="quiet" onClick=${switchLanguage} lang=${language === "zh" ? "en" : "zh-CN"}>${language === "zh" ? "English" : "中文"}</button>
+    <button class="quiet" onClick=${switchTheme}>${theme === "dark" ? t("Light") : t("Dark")}</button>
+    ${session.user && html`<button class="quiet" onClick=${logOut}>${t("Log out")}</button>`}
   </div>`;
 
   if (!session.user) return html`<${Login} session=${session} onLogin=${setSession} tools=${tools} />`;

@@ -110,7 +110,7 @@ function Why({ user }) {
   const { membership: found, earlier } = user;
   const lines = [t(WHY[user.why] ?? user.why)];
   if (found) {
-    lines.push(t("member since log index {index}, gets messages from seq {seq}", { index: number(found.from_log_index), seq: number(found.from_seq + 1) }));
+    lines.push(t("since log index {index}, from seq {seq} on", { index: number(found.from_log_index), seq: number(found.from_seq + 1) }));
     if (found.until_log_index !== undefined) {
       lines.push(t("until log index {index}, seq {seq}", { index: number(found.until_log_index), seq: number(found.until_seq) }));
     }
@@ -122,20 +122,20 @@ function Why({ user }) {
 }
 
 function How({ user }) {
-  const lines = user.sessions.map(sessionLine);
+  const lines = user.sessions.map((session) => sessionLine(session, user.sender));
   if (user.sync && user.recipient !== false) lines.push(syncLine(user.sync, user.sessions.some((session) => session.pushed_ms)));
   if (!user.sessions.length) lines.unshift(user.connected ? t("connected") : t("not connected"));
   return html`<${Lines} lines=${lines} />`;
 }
 
-function sessionLine(session) {
+function sessionLine(session, isSender) {
   const device = ["App", "Web", "PC"][session.device_flag] ?? t("Flag {n}", { n: session.device_flag });
   const parts = [];
   if (session.pushed_ms) parts.push(t("pushed {time}", { time: clock(session.pushed_ms) }));
   if (session.repeated_ms.length) parts.push(t("repeated {n} times", { n: session.repeated_ms.length }));
   if (session.acknowledged_ms) parts.push(t("confirmed {time}", { time: clock(session.acknowledged_ms) }));
   if (!session.known) parts.push(t("what was pushed is not known any more"));
-  else if (!session.pushed_ms) parts.push(t("not pushed here"));
+  else if (!session.pushed_ms) parts.push(isSender ? t("not pushed: the session that sends gets none") : t("not pushed here"));
   if (session.state !== "connected") {
     const reason = t(ENDED[session.why] ?? session.why);
     parts.push(session.ended_ms ? t("ended {time}: {why}", { time: clock(session.ended_ms), why: reason }) : t("ended: {why}", { why: reason }));
