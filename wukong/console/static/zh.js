@@ -245,7 +245,7 @@ export default {
   "normal": "正常",
   "not connected": "未连接",
   "not known": "未知",
-  "not pushed: the session that sends gets none": "未推送：发送端自身不会收到",
+  "not pushed here; the session that sends gets none": "未在此推送；发送的会话本身不会收到",
   "not pushed here": "未在此推送",
   "not read yet: sync brings it too, from seq {seq} on": "尚未读：同步也会带来，从 seq {seq} 起",
   "not stored: no sync brings it": "未存储：无法经同步获取",

@@ -135,7 +135,7 @@ function sessionLine(session, isSender) {
   if (session.repeated_ms.length) parts.push(t("repeated {n} times", { n: session.repeated_ms.length }));
   if (session.acknowledged_ms) parts.push(t("confirmed {time}", { time: clock(session.acknowledged_ms) }));
   if (!session.known) parts.push(t("what was pushed is not known any more"));
-  else if (!session.pushed_ms) parts.push(isSender ? t("not pushed: the session that sends gets none") : t("not pushed here"));
+  else if (!session.pushed_ms) parts.push(isSender ? t("not pushed here; the session that sends gets none") : t("not pushed here"));
   if (session.state !== "connected") {
     const reason = t(ENDED[session.why] ?? session.why);
     parts.push(session.ended_ms ? t("ended {time}: {why}", { time: clock(session.ended_ms), why: reason }) : t("ended: {why}", { why: reason }));
