@@ -43,8 +43,10 @@ from wukong.cluster.membership import OwnRow
 from wukong.cluster.mesh import Mesh
 from wukong.cluster.watch import WatchOptions
 from wukong.config import CMD_SUFFIX, SYSTEM_UID, Address, Config, cluster_settings
-from wukong.config.keys import ManagerConfig
+from wukong.config.keys import DemoConfig, ManagerConfig
 from wukong.config.values import OFF
+from wukong.console.demo import PREFIX as DEMO_PATH
+from wukong.console.demo import DemoServer
 from wukong.console.feed import Feed, NodeFigures
 from wukong.console.server import ConsoleServer, Tokens
 from wukong.dispatch.deliveries import Deliveries
@@ -118,7 +120,9 @@ class Server:
         self.webhooks: Sender | None = None
         self._api: ApiServer | None = None
         self._manager: ApiServer | None = None
+        self._demo: ApiServer | None = None
         self.manager_port: int | None = None
+        self.demo_port: int | None = None
         self.controller: Controller | None = None
         self._wanted: set[int] = set()  # nodes of the table
         self._parts = contextlib.AsyncExitStack()
@@ -167,8 +171,9 @@ class Server:
 
     async def _close_doors(self) -> None:
         """Clients and requests at the same time: neither waits for what the other waits for."""
-        doors = [door.stop(DOORS_TIMEOUT_S) for door in (self._api, self._manager, self.gateway) if door is not None]
-        for outcome in await asyncio.gather(*doors, return_exceptions=True):
+        doors = (self._api, self._manager, self._demo, self.gateway)
+        stops = [door.stop(DOORS_TIMEOUT_S) for door in doors if door is not None]
+        for outcome in await asyncio.gather(*stops, return_exceptions=True):
             if isinstance(outcome, Exception):
                 log.error("a listener could not be stopped", exc_info=outcome)
 
@@ -556,6 +561,8 @@ class Server:
                 console=self._console(use_cases, admin, nodes, logins, history),
             )
             await self._start_manager(ApiServer(app), config.manager.addr)
+        if config.demo.on:
+            await self._start_demo(use_cases, config.demo.addr)
         if config.datasource.addr:
             datasource = Datasource(
                 use_cases.users,
@@ -688,6 +695,23 @@ class Server:
             log.warning("the manager's port is not served: %s", error)
         else:
             self._manager = server
+
+    async def _start_demo(self, use_cases: UseCases, addr: Address) -> None:
+        shown = self.config.external_addresses(ws_port=self.ws_port, wss_port=self.wss_port)
+        demo = DemoServer(use_cases, addresses=[shown.ws_addr, shown.wss_addr], local_only=addr.is_loopback)
+        server = ApiServer(demo.application())
+        try:
+            with _listening("demo.addr", addr):
+                self.demo_port = await server.start(addr.host, addr.port)
+        except ListenError as error:
+            if addr != DemoConfig.addr:
+                raise
+            # As with the manager's port.
+            log.warning("the chat demo is not served: %s", error)
+        else:
+            self._demo = server
+            if not addr.is_loopback:
+                log.warning("the chat demo listens on %s: whoever reaches it can be any demo user", addr)
 
     def _use_cases(self) -> UseCases:
         assert self.gateway is not None
@@ -828,6 +852,8 @@ class Server:
         )
         if self.manager_port is not None:
             log.info("manager: http://%s:%d", config.manager.addr.host, self.manager_port)
+        if self.demo_port is not None:
+            log.info("chat demo: http://%s:%d%s/", config.demo.addr.host, self.demo_port, DEMO_PATH)
 
 
 @contextlib.contextmanager

@@ -176,7 +176,7 @@ external:
   apiUrl: http://127.0.0.1:{http}
 intranet: {{tcpAddr: 127.0.0.1:{tcp}}}
 manager: {{on: true, addr: 127.0.0.1:{manager}}}
-demo: {{on: true, addr: 0.0.0.0:5172}}
+demo: {{on: true, addr: 127.0.0.1:{demo}}}
 webhook:
   httpAddr: http://127.0.0.1:{nobody}/v2/webhook
   grpcAddr: ""
@@ -273,7 +273,9 @@ def rows() -> list[Row]:
 KEYS = sorted(
     flat(
         yaml.safe_load(
-            EVERY_KEY.format_map(dict.fromkeys(("root", "http", "tcp", "ws", "manager", "cluster", "nobody"), 0))
+            EVERY_KEY.format_map(
+                dict.fromkeys(("root", "http", "tcp", "ws", "manager", "demo", "cluster", "nobody"), 0)
+            )
         )
     )
 )
@@ -283,7 +285,7 @@ KEYS = sorted(
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
     """A process with the file above, as it is."""
     found = ServerProcess(tmp_path_factory.mktemp("every-key"))
-    found.http_port, found.tcp_port, found.ws_port, manager, cluster, nobody = free_ports(6)
+    found.http_port, found.tcp_port, found.ws_port, manager, demo, cluster, nobody = free_ports(7)
     config = found.directory / "wk.yaml"
     config.write_text(
         EVERY_KEY.format(
@@ -292,6 +294,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
             tcp=found.tcp_port,
             ws=found.ws_port,
             manager=manager,
+            demo=demo,
             cluster=cluster,
             nobody=nobody,
         )

@@ -120,3 +120,20 @@ def test_of_all_sessions_at_once_as_many_are_kept_as_there_is_room_for() -> None
     assert [each.number for each in deliveries.ended_sessions()] == [0, 1, 2]
     deliveries.all_ended(map(session, range(10, 10 + 2 * room)), 9, FENCED)
     assert [each.number for each in deliveries.ended_sessions()] == list(range(10 + room, 10 + 2 * room))
+
+
+def test_long_ids_count_for_what_they_take() -> None:
+    limit, letters = 16 * MIB, 30_000
+    deliveries = Deliveries(limit)
+    for number in range(1_000):
+        deliveries.pushed(number, ChannelId(2, f"{number:0{letters}}"), [1], number)
+        over = session(number)
+        over.uid = over.device_id = f"{number:0{letters}}"
+        deliveries.ended(over, number, SLOW)
+    assert 0 < sum(len(push.channel.id) for push in kept(deliveries)) <= limit
+    uids = [each.uid for each in deliveries.ended_sessions()]
+    assert uids[-1:] == [f"{999:0{letters}}"]
+    assert 2 * letters * len(uids) <= limit // 8
+    for number in range(1_000, 6_000):
+        deliveries.ended(session(number), number, SLOW)
+    assert len(list(deliveries.ended_sessions())) == limit // 8 // ENDED_BYTES

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -9,7 +10,7 @@ from tests.service.stack import START_MS, Stack
 from wukong.channel.commands import Erase, ImportMessages, RetentionPolicy, Retire
 from wukong.channel.effects import Message
 from wukong.channel.ids import ChannelId, person_id
-from wukong.channel.messages import SNOWFLAKE_EPOCH_MS
+from wukong.channel.messages import SNOWFLAKE_EPOCH_MS, messages_between
 from wukong.channel.retention import MESSAGES_PER_COMMAND, size_bytes
 from wukong.errors import RequestRefused
 from wukong.limits import DAY_MS
@@ -345,6 +346,35 @@ async def test_a_users_messages_are_looked_for_where_he_wrote(stack: Stack, rete
 async def test_nobody_is_not_erased(retention: Retention, uid: str) -> None:
     with pytest.raises(RequestRefused, match="uid"):
         await retention.erase(uid, None)
+
+
+# -- what a run costs --
+
+
+async def test_a_channel_within_its_policy_is_passed_by_with_a_look_at_its_oldest_message(
+    stack: Stack, retention: Retention, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await write(stack, 5)
+    await retention.set(GROUP, RetentionPolicy(days=1, count=1_000))
+    read: list[int] = []
+
+    def counting(*args: Any, **options: Any) -> list[Message]:
+        found = messages_between(*args, **options)
+        read.append(len(found))
+        return found
+
+    monkeypatch.setattr("wukong.service.retention.messages_between", counting)
+    assert await run_all(retention) == (0, 1)
+    assert sum(read) == 1
+
+
+async def test_a_run_does_not_push_out_the_heads_that_apply_works_on(stack: Stack, retention: Retention) -> None:
+    await write(stack, 5)
+    await retention.set_default(GROUP.type, RetentionPolicy(days=1, count=1_000, bytes=1 << 30))
+    state = stack.node.state_of(GROUP.id)
+    state._heads.clear()
+    assert await run_all(retention) == (0, 1)
+    assert not state._heads
 
 
 # -- what readers see --

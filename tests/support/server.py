@@ -130,6 +130,7 @@ class ServerProcess:
             "wsAddr": f"ws://127.0.0.1:{self.ws_port}",
             "external": {"ip": "127.0.0.1"},
             "manager": {"on": False},
+            "demo": {"on": False},
         }
         path = self.directory / "wk.yaml"
         path.write_text(yaml.safe_dump(config | self.settings))

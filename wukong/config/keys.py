@@ -71,6 +71,14 @@ class ManagerConfig:
 
 
 @dataclass(frozen=True)
+class DemoConfig:
+    """on: where nothing is said, on a single node whose API is on loopback."""
+
+    on: bool = _key("on", values.flag, False)
+    addr: Address = _key("addr", values.address(), Address("127.0.0.1", 5172))
+
+
+@dataclass(frozen=True)
 class WebhookConfig:
     """grpc_addr wins over http_addr. focus_events: the events wanted; empty means all. retry_max_count: tries, 0 for
     no end."""
@@ -256,6 +264,7 @@ class Config:
     external: ExternalConfig = _section("external", ExternalConfig)
     intranet: IntranetConfig = _section("intranet", IntranetConfig)
     manager: ManagerConfig = _section("manager", ManagerConfig)
+    demo: DemoConfig = _section("demo", DemoConfig)
     webhook: WebhookConfig = _section("webhook", WebhookConfig)
     agent: AgentConfig = _section("agent", AgentConfig)
     datasource: DatasourceConfig = _section("datasource", DatasourceConfig)

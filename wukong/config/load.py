@@ -10,7 +10,7 @@ import os
 import socket
 import tomllib
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -36,7 +36,7 @@ T = TypeVar("T")
 
 _IGNORED = """
     ginMode timingWheelTick timingWheelSize stress violent pprofOn deadlockCheck oldV1Api migrateStartStep unitTest
-    external.managerAddr demo.* agent.webhook.maxPushCount datasource.channelInfoOn channel.cacheCount
+    external.managerAddr agent.webhook.maxPushCount datasource.channelInfoOn channel.cacheCount
     channel.createIfNoExist tmpChannel.* conversation.cacheExpire conversation.bytesPerSave conversation.savePoolSize
     conversation.workerNum conversation.workerScanInterval messageRetry.workerCount tag.* userMsgQueueMaxSize
     cluster.tickInterval cluster.pongMaxTick cluster.channelDestoryAfterIdleTick cluster.heartbeatIntervalTick
@@ -79,6 +79,10 @@ def load_config(
     _judge_unknown(found, faults, warnings)
     _derive(values, environ, embedded, detect_ip or detect_lan_ip, faults)
     config = _build(Config, "", values)
+    if "demo.on" not in values:
+        # Nobody who opens ports or makes a cluster should get it without having asked for it.
+        is_for_trying = config.http_addr.is_loopback and config.cluster.is_single_node
+        config = replace(config, demo=replace(config.demo, on=is_for_trying))
     _check(config, faults, warnings)
     if faults:
         raise ConfigError(faults)
@@ -392,6 +396,8 @@ def _check_listeners(config: Config, faults: list[str]) -> None:
         listeners["wssAddr"] = config.wss_addr
     if config.manager.on:
         listeners["manager.addr"] = config.manager.addr
+    if config.demo.on:
+        listeners["demo.addr"] = config.demo.addr
     if not config.cluster.is_single_node:
         listeners["cluster.addr"] = config.cluster.addr
     taken: dict[str, Address] = {}

@@ -233,7 +233,7 @@ class DemoServer:
         return _json({})
 
     async def add_members(self, request: web.Request) -> web.StreamResponse:
-        """{channel_id, members} -> {members: all of them}. When this has answered, they get every message sent after."""
+        """{channel_id, members} -> {members: all of them}. After the answer they get every message that is sent."""
         body = self._known(await _body(request, MembersBody))
         group = await self._allowed(body)
         if group.type != GROUP:

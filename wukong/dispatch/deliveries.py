@@ -21,7 +21,7 @@ from wukong.session.registry import LocalSession
 
 PAGES = 64
 PUSH_BYTES = 320
-"""What a push takes besides its sessions, about: a list, numbers, the channel's id."""
+"""What a push takes besides its sessions and the channel's id, about: a list and numbers."""
 SESSION_BYTES = 8
 MARK_BYTES = 16
 ENDED_BYTES = 512
@@ -100,6 +100,11 @@ def _marks(marks: "array[int]", message_id: int) -> list[Mark]:
     ]
 
 
+def _long_texts(over: "EndedSession") -> int:
+    """What its texts take beyond ENDED_BYTES; ids of clients may have 32 KB."""
+    return max(0, len(over.uid) + len(over.device_id) + len(over.text) - ENDED_BYTES // 2)
+
+
 def marked_as(session: int) -> int:
     """The number under which a session is found in marks."""
     return session & _NUMBER_MASK
@@ -129,6 +134,7 @@ class Deliveries:
         self._page_bytes = (limit_bytes - self._ended_limit_count * ENDED_BYTES) // PAGES
         self._pages: deque[Page] = deque()
         self._ended: deque[EndedSession] = deque()
+        self._ended_texts = 0
         self.forgotten_ms = -1
         self._open_page()
 
@@ -141,7 +147,8 @@ class Deliveries:
         push(channel)
         push(now_ms)
         push(sessions)
-        self._room_bytes -= PUSH_BYTES + SESSION_BYTES * len(sessions)
+        # An id may have 32 KB, and there is one for each push.
+        self._room_bytes -= PUSH_BYTES + SESSION_BYTES * len(sessions) + len(channel.id)
         if self._room_bytes < 0:
             self._turn(now_ms)
 
@@ -180,20 +187,20 @@ class Deliveries:
         """A session is over. Say it once."""
         if not self._ended_limit_count:
             return
-        if len(self._ended) >= self._ended_limit_count:
-            self._ended.popleft()
-        self._ended.append(
-            EndedSession(
-                session.number,
-                session.uid,
-                session.device_flag,
-                session.device_id,
-                session.opened_ms,
-                now_ms,
-                why,
-                text,
-            )
+        over = EndedSession(
+            session.number,
+            session.uid,
+            session.device_flag,
+            session.device_id,
+            session.opened_ms,
+            now_ms,
+            why,
+            text,
         )
+        self._ended.append(over)
+        self._ended_texts += _long_texts(over)
+        while len(self._ended) + self._ended_texts // ENDED_BYTES > self._ended_limit_count:
+            self._ended_texts -= _long_texts(self._ended.popleft())
 
     def all_ended(self, sessions: Iterable[LocalSession], now_ms: int, why: str) -> None:
         """As many as there is room for, the newest: a turn of the loop is not to be long for it."""

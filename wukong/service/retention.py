@@ -210,7 +210,7 @@ class Retention:
             return 0, True
         total = 0
         for twin in (Twin(channel, False), Twin(channel, True)):
-            upto = last_seq(self._replica.now(channel.id), channel, is_cmd=twin.is_cmd) - policy.count
+            upto = self._ends(twin)[1] - policy.count
             upto = max(upto if policy.count else 0, await self._beyond_bytes(twin, policy.bytes))
             count, finished = await self._retire(twin, upto, budget)
             total += count
@@ -224,7 +224,7 @@ class Retention:
         return total, True
 
     async def _retire(self, twin: Twin, upto: int, budget: Budget) -> tuple[int, bool]:
-        before = begun = self._first(twin)
+        before = begun = self._ends(twin)[0]
         while before <= upto:
             if budget.is_spent:
                 return before - begun, False
@@ -246,8 +246,12 @@ class Retention:
         # What the log's time will be with the command: in a slot where nothing happens it stands still.
         now_ms = max(state.slot_row.time_ms, self._replica.now_ms)
         oldest_s = now_ms // SECOND_MS - days * _DAY_S
-        upto = 0
-        for message in self._slice(twin, self._first(twin)):
+        upto, first = 0, self._ends(twin)[0]
+        # In most channels the oldest message is young enough.
+        oldest = self._slice(twin, first, first)
+        if not oldest or oldest[0].timestamp >= oldest_s:
+            return 0
+        for message in self._slice(twin, first):
             if message.timestamp >= oldest_s:
                 break
             upto = message.message_seq
@@ -255,7 +259,7 @@ class Retention:
 
     async def _beyond_bytes(self, twin: Twin, limit_bytes: int) -> int:
         """The seq up to which there is too much before the newest messages; 0: there is not."""
-        newest = last_seq(self._replica.now(twin.channel.id), twin.channel, is_cmd=twin.is_cmd)
+        newest = self._ends(twin)[1]
         if not limit_bytes or self._measured.get(twin) == (newest, limit_bytes):
             return 0
         pace = Pace()
@@ -272,8 +276,11 @@ class Retention:
         self._measured[twin] = newest, limit_bytes
         return 0
 
-    def _first(self, twin: Twin) -> int:
-        return first_seq(self._replica.now(twin.channel.id).head(channel_part(twin.channel)), is_cmd=twin.is_cmd)
+    def _ends(self, twin: Twin) -> tuple[int, int]:
+        """First and last seq. A run passes by every channel, so it does not push out what apply works on."""
+        head = self._replica.now(twin.channel.id).peek_head(channel_part(twin.channel))
+        last = 0 if head is None else head.cmd_seq if twin.is_cmd else head.last_seq
+        return first_seq(head, is_cmd=twin.is_cmd), last
 
     def _slice(self, twin: Twin, first: int, last: int = MAX_LIMIT, *, newest: bool = False) -> list[Message]:
         part, state = channel_part(twin.channel), self._replica.now(twin.channel.id)
