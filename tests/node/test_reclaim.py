@@ -9,6 +9,7 @@ import pytest
 from wukong.channel.effects import Freed
 from wukong.channel.ids import ChannelId
 from wukong.channel.state import channel_part, seq_part
+from wukong.errors import DataError
 from wukong.node import reclaim
 from wukong.node.reclaim import Reclaimer
 
@@ -45,7 +46,10 @@ async def settled(store: Store, what: Callable[[Reclaimer], None]) -> None:
     reclaimer = Reclaimer(store.compact, prefix, quiet_s=0.0, worth_bytes=WORTH)
     work = asyncio.create_task(reclaimer.run())
     what(reclaimer)
-    for _ in range(50):
+    async with asyncio.timeout(10):
+        while not reclaimer.compactions:
+            await asyncio.sleep(0.002)
+    for _ in range(25):
         await asyncio.sleep(0.002)
     work.cancel()
     assert reclaimer.compactions == len(store.ranges)
@@ -97,3 +101,29 @@ async def test_a_failure_is_told_and_tried_again(
     await settled(store, what)
     assert len(store.ranges) == 1
     assert "could not be given back: no space left" in caplog.text
+
+
+@pytest.mark.parametrize("fault", [OSError("no space left"), DataError("a file is damaged")])
+async def test_what_goes_while_a_failed_compaction_waits_is_compacted_with_it(
+    monkeypatch: pytest.MonkeyPatch, fault: Exception
+) -> None:
+    monkeypatch.setattr(reclaim, "RETRY_S", 0.001)
+    ranges: list[tuple[bytes, bytes]] = []
+    faults = [fault]
+    reclaimed = asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    def compact(start: bytes, end: bytes) -> None:
+        if faults:
+            loop.call_soon_threadsafe(reclaimer.freed, 3, Freed(OTHER, False, 4, 5, 1))
+            raise faults.pop()
+        ranges.append((start, end))
+        loop.call_soon_threadsafe(reclaimed.set)
+
+    reclaimer = Reclaimer(compact, prefix, quiet_s=0.0, worth_bytes=WORTH)
+    work = asyncio.create_task(reclaimer.run())
+    reclaimer.freed(3, Freed(GROUP, False, 1, 8, 1, is_erased=True))
+    async with asyncio.timeout(10):
+        await reclaimed.wait()
+    work.cancel()
+    assert ranges == [(key(3, GROUP, 1), key(3, OTHER, 5) + b"\x00")]

@@ -279,7 +279,7 @@ async def test_the_manager_s_port_serves_operators_routes_and_nothing_else(
     header = await operator.login(url, WRITER)
     for path in ("/connz", "/varz", "/varz/setting", "/tags", "/cluster/nodes", "/cluster/status", "/plugins"):
         await operator.good(url + path, headers=header)
-    for path in ("/health", "/route", "/message/send", "/user/systemuids", "/web", "/docs"):
+    for path in ("/health", "/route", "/message/send", "/user/systemuids", "/docs"):
         assert (await operator.ask(url + path, headers=header)).status == 404
     # Members are changed with a login as without one: from this machine, by whoever may write.
     remove, reader = f"{url}/cluster/member/remove", await operator.login(url, READER)

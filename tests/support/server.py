@@ -28,6 +28,7 @@ READY_TIMEOUT_S = 30.0
 STOP_TIMEOUT_S = 15.0
 _POLL_S = 0.01
 _PORT_LOW, _PORT_HIGH = 20_000, 32_000
+_PORT_SHARES = 6
 _START_ATTEMPTS = 5
 _LOG_TAIL_CHARS = 6_000
 
@@ -39,6 +40,14 @@ class ServerFailed(AssertionError):
     """The process did not do what it was asked to; the message carries the end of its log."""
 
 
+def _port_range() -> tuple[int, int]:
+    """Of this process: those that share the tests do not take each other's between the choice and the use."""
+    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+    width = (_PORT_HIGH - _PORT_LOW) // _PORT_SHARES
+    low = _PORT_LOW + worker % _PORT_SHARES * width
+    return low, low + width
+
+
 def free_ports(count: int) -> list[int]:
     """Loopback ports that nobody listens on at this moment."""
     held: list[socket.socket] = []
@@ -47,7 +56,7 @@ def free_ports(count: int) -> list[int]:
             candidate = socket.socket()
             candidate.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
-                candidate.bind(("127.0.0.1", random.randrange(_PORT_LOW, _PORT_HIGH)))
+                candidate.bind(("127.0.0.1", random.randrange(*_port_range())))
             except OSError:
                 candidate.close()
             else:

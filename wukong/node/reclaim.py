@@ -11,6 +11,7 @@ from typing import Final
 
 from wukong.channel.effects import Freed
 from wukong.channel.state import channel_part, seq_part
+from wukong.errors import DataError
 from wukong.limits import MIB
 
 log = logging.getLogger(__name__)
@@ -25,16 +26,24 @@ RETRY_S: Final = 60.0
 class _Range:
     """From the first to the last key, in the slot."""
 
-    def __init__(self, first: bytes, last: bytes) -> None:
+    def __init__(self, first: bytes, last: bytes, size: int, is_erased: bool) -> None:
         self.first = first
         self.last = last
-        self.bytes = 0
-        self.is_erased = False
+        self.bytes = size
+        self.is_erased = is_erased
+
+    def include(self, other: "_Range") -> None:
+        """Nothing happens for itself."""
+        if other is self:
+            return
+        self.first, self.last = min(self.first, other.first), max(self.last, other.last)
+        self.bytes += other.bytes
+        self.is_erased |= other.is_erased
 
 
 class Reclaimer:
-    """compact: blocks, raises OSError. prefix: of a slot's present generation. What is added up is in memory: after a
-    restart it begins anew."""
+    """compact: blocks, raises OSError, DataError. prefix: of a slot's present generation. What is added up is in memory:
+    after a restart it begins anew."""
 
     def __init__(
         self,
@@ -56,10 +65,9 @@ class Reclaimer:
     def freed(self, slot: int, effect: Freed) -> None:
         part = (b"K" if effect.is_cmd else b"M") + channel_part(effect.channel)
         first, last = part + seq_part(effect.first), part + seq_part(effect.last)
-        found = self._ranges.setdefault((slot, effect.is_cmd), _Range(first, last))
-        found.first, found.last = min(found.first, first), max(found.last, last)
-        found.bytes += effect.bytes
-        found.is_erased |= effect.is_erased
+        fresh = _Range(first, last, effect.bytes, effect.is_erased)
+        found = self._ranges.setdefault((slot, effect.is_cmd), fresh)
+        found.include(fresh)
         if self._is_due(found):
             self._due.set()
 
@@ -79,10 +87,11 @@ class Reclaimer:
                 prefix = self._prefix(slot)
                 try:
                     await asyncio.to_thread(self._compact, prefix + found.first, prefix + found.last + b"\x00")
-                except OSError as fault:
+                except (OSError, DataError) as fault:
                     log.error("the disk of deleted messages could not be given back: %s", fault)
                     await asyncio.sleep(RETRY_S)
-                    self._ranges.setdefault(key, found)
+                    # More of the same log may have gone meanwhile.
+                    self._ranges.setdefault(key, found).include(found)
                     self._due.set()
                 else:
                     self.compactions += 1
