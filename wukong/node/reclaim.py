@@ -42,8 +42,8 @@ class _Range:
 
 
 class Reclaimer:
-    """compact: blocks, raises OSError, DataError. prefix: of a slot's present generation. What is added up is in memory:
-    after a restart it begins anew."""
+    """compact: blocks, raises OSError, DataError. prefix: of a slot's present generation. What is added up is in
+    memory: after a restart it begins anew."""
 
     def __init__(
         self,
