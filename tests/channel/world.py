@@ -636,9 +636,7 @@ class World:
             for key, lane in thread.lanes.items()
             if lane.seq > after_seq and lane.visibility not in ("private", "restricted")
         ]
-        views, more = stored_lanes(
-            self.state, part, number, after_seq=after_seq, include_private=False, limit=limit
-        )
+        views, more = stored_lanes(self.state, part, number, after_seq=after_seq, include_private=False, limit=limit)
         facts = [
             (lane.seq, view.key, lane.event_id, lane.event_type, lane.visibility, lane.occurred_at, lane.end_reason)
             for view in views

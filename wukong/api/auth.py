@@ -234,12 +234,7 @@ class ApiDoor:
     def refusal(self, request: web.Request) -> web.Response | None:
         if self._token and not has_token(request, self._token):
             return web.Response(status=401)
-        if (
-            not self._token
-            and request.path.startswith(_OURS)
-            and is_change(request)
-            and (text := why_refused(request))
-        ):
+        if not self._token and request.path.startswith(_OURS) and is_change(request) and (text := why_refused(request)):
             return answers.refused(text, http_status=403)
         if not self._token and request.path == EXPLAIN_PATH and not is_local(request):
             return answers.refused(NOT_LOCAL, http_status=403)
