@@ -6,6 +6,7 @@ outgoing connections, so that a restart never meets a port that a client of the 
 """
 
 import contextlib
+import itertools
 import os
 import random
 import re
@@ -16,7 +17,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -40,12 +41,16 @@ class ServerFailed(AssertionError):
     """The process did not do what it was asked to; the message carries the end of its log."""
 
 
-def _port_range() -> tuple[int, int]:
-    """Of this process: those that share the tests do not take each other's between the choice and the use."""
+def _ports() -> Iterator[int]:
+    """Of this process, one after the other in an order drawn once: those that share the tests do not take each other's
+    between the choice and the use, and nor do two choices here."""
     worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
     width = (_PORT_HIGH - _PORT_LOW) // _PORT_SHARES
     low = _PORT_LOW + worker % _PORT_SHARES * width
-    return low, low + width
+    return itertools.cycle(random.SystemRandom().sample(range(low, low + width), width))
+
+
+_next_ports = _ports()
 
 
 def free_ports(count: int) -> list[int]:
@@ -56,7 +61,7 @@ def free_ports(count: int) -> list[int]:
             candidate = socket.socket()
             candidate.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
-                candidate.bind(("127.0.0.1", random.randrange(*_port_range())))
+                candidate.bind(("127.0.0.1", next(_next_ports)))
             except OSError:
                 candidate.close()
             else:
