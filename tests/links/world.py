@@ -200,7 +200,8 @@ class World:
         for server in self.servers:
             server.close()
         for peer in self.peers:
-            peer.close()
+            # Whoever does not read would keep a transport that waits to be emptied.
+            peer.writer.transport.abort()
         for _ in range(3):
             await asyncio.sleep(0)
 
