@@ -203,7 +203,9 @@ def _talk(data: OldData, keys: list[Key], uids: list[str], random: Random) -> No
         if kind == LIVE:
             continue
         if kind == PERSON:
-            people = [uid for uid in channel_id.split("@") if uid in data.talks and random.random() < 0.97]
+            both = [uid for uid in channel_id.split("@") if uid in data.talks]
+            # One of both at least: a chat that nobody lists is found by no import, and the page says so.
+            people = [uid for uid in both if random.random() < 0.97] or both[:1]
         elif kind == AGENT:
             people = []
         else:
