@@ -212,15 +212,17 @@ async def test_without_such_a_message_the_system_account_is_the_other_one(stack:
     assert pushes(stack)[-1].message_id == message_id
 
 
-async def test_senders_that_were_looked_for_are_remembered_up_to_a_limit(
-    stack: Stack, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(events, "_MAX_SENDERS", 2)
-    for number in ("n1", "n2", "n3"):
-        await send(stack, f"bot-{number}", "u", number)
-        await say(stack, "x", channel_id="u", channel_type=1, client_msg_no=number)
-    assert [push.from_uid for push in pushes(stack)] == ["bot-n1", "bot-n2", "bot-n3"]
-    assert len(stack.use_cases.events._senders) == 2
+async def test_the_log_alone_says_who_the_other_one_is(stack: Stack) -> None:
+    await send(stack, "alice", "u")
+    await say(stack, "x", channel_id="u", channel_type=1)
+    stack.clock.ms += 1_000
+    await send(stack, "carol", "u")
+    await say(stack, "x", channel_id="u", channel_type=1)
+    elsewhere = events.Events(stack.use_cases.replica)
+    await elsewhere.post(
+        channel_id="u", channel_type=1, client_msg_no="m", event_id="e", event_type="stream.delta", payload=b'{"a":1}'
+    )
+    assert [push.from_uid for push in pushes(stack)] == ["alice", "carol", "carol"]
 
 
 # -- pages --

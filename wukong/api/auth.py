@@ -11,10 +11,8 @@ import hmac
 import os
 import secrets
 from collections.abc import Iterable
-from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, NamedTuple
-from urllib.parse import SplitResult, urlsplit
 
 import jwt
 import msgspec
@@ -22,7 +20,7 @@ from aiohttp import web
 
 from wukong.api import answers
 from wukong.api.backup import PREFIX as BACKUP_PREFIX
-from wukong.api.cluster import CHANGE_NOTHING, PREFIX, is_from_here, why_refused
+from wukong.api.cluster import CHANGE_NOTHING, PREFIX, why_refused
 from wukong.api.explain import PATH as EXPLAIN_PATH
 from wukong.api.imports import PREFIX as IMPORT_PREFIX
 from wukong.api.request import POST, read, refuse_if, route
@@ -32,6 +30,7 @@ from wukong.clock import Clock
 from wukong.config import Account
 from wukong.config.keys import GUEST
 from wukong.errors import RequestRefused
+from wukong.origin import is_by_address, is_from_here, is_same_origin
 
 ALGORITHM = "HS256"
 ALL = "*"
@@ -190,36 +189,12 @@ def is_change(request: web.Request) -> bool:
     return request.method not in ("GET", "HEAD", "OPTIONS") and route_of(request) not in CHANGE_NOTHING
 
 
-def is_same_origin(request: web.Request) -> bool:
-    """No browser, or a page that this server itself has given out."""
-    origin = request.headers.get("Origin")
-    return origin is None or _authority(origin).netloc == request.host
-
-
-def is_by_address(request: web.Request) -> bool:
-    """The server was called by an IP address or localhost: a name may have been pointed here by whoever owns it."""
-    host = _authority(f"//{request.host}").hostname or ""
-    try:
-        ip_address(host)
-    except ValueError:
-        return host == "localhost"
-    return True
-
-
 def is_local(request: web.Request) -> bool:
     """Asked on this machine, by no web page of another origin, under whatever name."""
     return is_from_here(request) and is_same_origin(request) and is_by_address(request)
 
 
 NOT_LOCAL = "without managerToken this is answered on the node's own machine only; set managerToken"
-
-
-def _authority(url: str) -> SplitResult:
-    """The parts of an address; empty ones for what is none."""
-    try:
-        return urlsplit(url)
-    except ValueError:
-        return urlsplit("")
 
 
 class ApiDoor:

@@ -5,21 +5,19 @@ Who may change a cluster: whoever has the manager token. Without one only this m
 it: a browser names the origin of a page, and sends JSON elsewhere only where CORS allows it, which it never does here.
 """
 
-from ipaddress import IPv6Address, ip_address
-
 import msgspec
 from aiohttp import web
 
 from wukong.api import answers
 from wukong.api.body import Int, Uint64
 from wukong.api.request import GET, POST, read, refuse_if, route
+from wukong.origin import is_from_here
 from wukong.service.cluster import EVERY_SLOT, ClusterAdmin
 
 PREFIX = "/cluster/"
 
 FROM_ELSEWHERE = "without managerToken a cluster is changed from the node's own machine only; set managerToken"
 NOT_JSON = "without managerToken this needs Content-Type: application/json, and no web page may ask for it"
-_FORWARDED = ("Forwarded", "X-Forwarded-For", "X-Real-IP")
 
 _CHANNEL = "/cluster/channels/{channel_id}/{channel_type}"
 # Routes of WuKongIM that only look as if they changed a cluster: they ask, or are refused in any case.
@@ -69,21 +67,6 @@ def why_refused(request: web.Request) -> str:
     if request.content_type != "application/json" or "Origin" in request.headers:
         return NOT_JSON
     return ""
-
-
-def is_from_here(request: web.Request) -> bool:
-    """Whether it comes from this machine, and no proxy on it asks for somebody else."""
-    return _is_loopback(request.remote) and not any(name in request.headers for name in _FORWARDED)
-
-
-def _is_loopback(text: str | None) -> bool:
-    try:
-        address = ip_address(text or "")
-    except ValueError:
-        return False
-    if isinstance(address, IPv6Address) and address.ipv4_mapped is not None:
-        return address.ipv4_mapped.is_loopback
-    return address.is_loopback
 
 
 class ClusterRoutes:

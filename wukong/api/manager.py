@@ -14,7 +14,7 @@ from aiohttp import web
 from prometheus_client import CollectorRegistry
 
 from wukong.api import answers
-from wukong.api.auth import ALL, LOGIN_PATH, Logins, has_token, is_change, is_same_origin
+from wukong.api.auth import ALL, LOGIN_PATH, Logins, has_token, is_change
 from wukong.api.channels import ChannelRoutes
 from wukong.api.cluster import PREFIX, why_refused
 from wukong.api.console import FORBIDDEN, FORBIDDEN_CODE
@@ -22,6 +22,7 @@ from wukong.api.metrics import HistoryRoutes, MetricsRoutes
 from wukong.api.request import GET, route
 from wukong.api.server import ApiOptions, Gate, application, operator_routes
 from wukong.api.users import UserRoutes
+from wukong.origin import is_same_origin
 from wukong.service.cluster import ClusterAdmin
 from wukong.service.history import History
 from wukong.service.other_nodes import Nodes

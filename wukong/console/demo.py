@@ -11,10 +11,8 @@ import hmac
 import re
 import secrets
 from collections.abc import Awaitable, Callable
-from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, TypeVar
-from urllib.parse import urlsplit
 
 import msgspec
 from aiohttp import web
@@ -23,6 +21,7 @@ from wukong.channel.commands import ChannelInfo
 from wukong.channel.ids import GROUP, PERSON, ChannelId
 from wukong.channel.permissions import SUCCESS
 from wukong.errors import RequestRefused, Unavailable
+from wukong.origin import is_by_address, is_same_origin
 from wukong.service.shapes import shape_message
 from wukong.service.usecases import UseCases
 
@@ -138,7 +137,7 @@ class DemoServer:
     def _guarded(self, handler: Handler) -> Handler:
         async def guarded(request: web.Request) -> web.StreamResponse:
             try:
-                if self._local_only and not _is_by_address(request):
+                if self._local_only and not is_by_address(request):
                     raise RequestRefused(BY_ADDRESS, status=403)
                 response = await handler(request)
             except RequestRefused as refusal:
@@ -158,7 +157,7 @@ class DemoServer:
         """No form and no page of another origin can send the header."""
 
         async def action(request: web.Request) -> web.StreamResponse:
-            if request.headers.get(ACTION_HEADER) != ACTION or not _is_same_origin(request):
+            if request.headers.get(ACTION_HEADER) != ACTION or not is_same_origin(request):
                 raise RequestRefused(NOT_OURS, status=403)
             return await handler(request)
 
@@ -300,24 +299,6 @@ async def _body(request: web.Request, shape: type[T]) -> T:
         raise RequestRefused(f"the body did not come within {BODY_TIMEOUT_S:.0f} s", status=408) from None
     except msgspec.DecodeError as error:
         raise RequestRefused(f"the body: {error}") from None
-
-
-def _is_same_origin(request: web.Request) -> bool:
-    origin = request.headers.get("Origin")
-    try:
-        return origin is None or urlsplit(origin).netloc == request.host
-    except ValueError:
-        return False
-
-
-def _is_by_address(request: web.Request) -> bool:
-    host = ""
-    try:
-        host = urlsplit(f"//{request.host}").hostname or ""
-        ip_address(host)
-    except ValueError:
-        return host == "localhost"
-    return True
 
 
 def _json(value: Any, status: int = 200) -> web.Response:

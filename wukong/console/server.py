@@ -12,7 +12,6 @@ import gzip
 import hashlib
 import hmac
 from collections.abc import Awaitable, Callable
-from ipaddress import IPv6Address, ip_address
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
@@ -28,6 +27,7 @@ from wukong.console.feed import INTERVAL_S, Feed
 from wukong.console.members import members_since
 from wukong.console.sessions import Failures, Sessions, Visitor
 from wukong.errors import RequestRefused
+from wukong.origin import is_by_address, is_from_here, is_same_origin
 from wukong.service.usecases import UseCases
 
 PREFIX = "/web"
@@ -70,7 +70,6 @@ _TYPES = {
     ".css": "text/css; charset=utf-8",
     ".svg": "image/svg+xml",
 }
-_FORWARDED = ("Forwarded", "X-Forwarded-For", "X-Real-IP")
 _OPERATOR = "operator"
 _READER = "reader"
 _LOCAL = "local"
@@ -154,11 +153,11 @@ class ConsoleServer:
 
     def is_own_action(self, request: web.Request) -> bool:
         """Whether a page of this console asks for a change: only it can send the header."""
-        return request.headers.get(ACTION_HEADER) == ACTION and _is_same_origin(request)
+        return request.headers.get(ACTION_HEADER) == ACTION and is_same_origin(request)
 
     def _why_not(self, request: web.Request) -> str:
         """Why the console does not answer this request at all; "" if it does."""
-        if self._manager or (_is_from_here(request) and _is_by_address(request)):
+        if self._manager or (is_from_here(request) and is_by_address(request)):
             return ""
         return LOCAL_ONLY
 
@@ -216,7 +215,7 @@ class ConsoleServer:
             body = msgspec.json.decode(await _body_of(request), type=LoginBody)
         except msgspec.DecodeError:
             return _refused("the body is no login", 400)
-        found = self._who(body, by_address=_is_by_address(request), is_local=_is_from_here(request))
+        found = self._who(body, by_address=is_by_address(request), is_local=is_from_here(request))
         if found is None:
             self._failures.note(address)
             return _refused(WRONG, 401)
@@ -324,39 +323,6 @@ def _cookie_name(request: web.Request) -> str:
     except ValueError:
         port = None
     return f"{COOKIE}_{port or 0}"
-
-
-def _is_same_origin(request: web.Request) -> bool:
-    """No browser that names an origin, or a page that this server itself has given out."""
-    origin = request.headers.get("Origin")
-    try:
-        return origin is None or urlsplit(origin).netloc == request.host
-    except ValueError:
-        return False
-
-
-def _is_from_here(request: web.Request) -> bool:
-    """A proxy on this machine speaks for others."""
-    if any(name in request.headers for name in _FORWARDED):
-        return False
-    try:
-        address = ip_address(request.remote or "")
-    except ValueError:
-        return False
-    if isinstance(address, IPv6Address) and address.ipv4_mapped is not None:
-        return address.ipv4_mapped.is_loopback
-    return address.is_loopback
-
-
-def _is_by_address(request: web.Request) -> bool:
-    """Called by an IP address or localhost: another name may have been pointed here by whoever owns it."""
-    host = ""
-    try:
-        host = urlsplit(f"//{request.host}").hostname or ""
-        ip_address(host)
-    except ValueError:
-        return host == "localhost"
-    return True
 
 
 def _is_over_tls(request: web.Request) -> bool:

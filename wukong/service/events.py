@@ -4,7 +4,6 @@ behaviour.md section 15; what is kept and why: docs/design/events.md.
 What a payload means is read here, once, where the request arrived; the log gets texts and JSON as bytes.
 """
 
-from collections import OrderedDict
 from typing import Any, NamedTuple
 
 import msgspec
@@ -59,8 +58,7 @@ _REFUSALS = {
 }
 _TEXT_SHAPE = {"kind": "text"}
 
-# Senders of persons' messages that this node has looked for.
-_MAX_SENDERS = 10_000
+# Chats of a person looked through between two looks at his list.
 _SLICE = 256
 
 
@@ -137,7 +135,6 @@ class EventPage(NamedTuple):
 class Events:
     def __init__(self, replica: Replica) -> None:
         self._replica = replica
-        self._senders: OrderedDict[tuple[str, int, str], str] = OrderedDict()
 
     # -- posting --
 
@@ -200,13 +197,7 @@ class Events:
 
     async def _sender_to(self, uid: str, channel_type: int, client_msg_no: str) -> str:
         """Who sent the newest message with this number to the person; the system account when nobody did. Looked for
-        in all his chats, once: a stored message does not change."""
-        asked = uid, channel_type, client_msg_no
-        known = self._senders.get(asked)
-        if known is not None:
-            self._senders.move_to_end(asked)
-            return known
-        system_uid = self._replica.settings.system_uid
+        in all his chats, each time: what a node remembered of it another one might not."""
         slot_count = len(await self._replica.read_all())
         # The system account has no row of its own in a chat, the person has.
         newest: Message | None = None
@@ -226,12 +217,7 @@ class Events:
                 if len(channels) < _SLICE:
                     break
                 start = channel_part(channels[-1]) + b"\x00"
-        if newest is None:
-            return system_uid
-        if len(self._senders) >= _MAX_SENDERS:
-            self._senders.popitem(last=False)
-        self._senders[asked] = newest.from_uid
-        return newest.from_uid
+        return self._replica.settings.system_uid if newest is None else newest.from_uid
 
     # -- reading --
 
