@@ -53,8 +53,8 @@ class EventSyncHint(msgspec.Struct, frozen=True, gc=False):
     from_msg_event_seq: int = 0
 
 
-class MessageShape(msgspec.Struct, frozen=True, gc=False):
-    """timestamp in seconds, expire in seconds; payload becomes base64."""
+class MessageFields(msgspec.Struct, frozen=True, gc=False):
+    """What messages have in common wherever they are shown."""
 
     header: HeaderShape
     setting: int
@@ -69,6 +69,11 @@ class MessageShape(msgspec.Struct, frozen=True, gc=False):
     expire: int
     timestamp: int
     payload: bytes
+
+
+class MessageShape(MessageFields, frozen=True, gc=False):
+    """timestamp in seconds, expire in seconds; payload becomes base64. The rest: its streamed lanes, if it has any."""
+
     event_meta: EventMetaShape | msgspec.UnsetType = msgspec.UNSET
     event_sync_hint: EventSyncHint | msgspec.UnsetType = msgspec.UNSET
     stream_data: bytes | msgspec.UnsetType = msgspec.UNSET

@@ -12,28 +12,15 @@ import msgspec
 from wukong.channel.effects import Message
 from wukong.channel.ids import ChannelId, shown_id
 from wukong.channel.state import Settings
-from wukong.service.shapes import HeaderShape, shape_message
+from wukong.service.shapes import MessageFields, shape_message
 
 _encode = msgspec.json.Encoder().encode
 
 
-class OfflineShape(msgspec.Struct, frozen=True, gc=False):
+class OfflineShape(MessageFields, frozen=True, gc=False):
     """A message as its sender named it, and who is to be told. to_uids is empty if compress is "gzip": then
     compress_to_uids holds the list, as base64 of gzip of a JSON array."""
 
-    header: HeaderShape
-    setting: int
-    message_id: int
-    message_idstr: str
-    client_msg_no: str
-    message_seq: int
-    from_uid: str
-    channel_id: str
-    channel_type: int
-    topic: str | msgspec.UnsetType
-    expire: int
-    timestamp: int
-    payload: bytes
     to_uids: list[str]
     compress: str | msgspec.UnsetType
     compress_to_uids: bytes | msgspec.UnsetType
