@@ -173,6 +173,33 @@ async def test_a_fault_of_ours_is_500_and_leaves_the_server_alive(
     assert await api.get("/health") == {"status": "ok"}
 
 
+async def test_a_caller_that_goes_away_is_no_fault_of_ours(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "wukong.api")
+    stack = await Stack().start()
+    server = ApiServer(build_app(stack.use_cases, ApiOptions()))
+    port = await server.start("127.0.0.1", 0)
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(b"POST /channel HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: 100\r\n\r\n{")
+    assert (await reader.readline()).startswith(b"HTTP/1.1 100 ")
+    writer.transport.abort()
+    async with asyncio.timeout(10):
+        while "the caller went away" not in caplog.text:
+            await asyncio.sleep(0.005)
+    assert [record for record in caplog.records if record.levelname == "ERROR"] == []
+    await server.stop()
+
+
+async def test_a_lost_connection_of_ours_stays_a_fault_of_ours_while_the_caller_waits(
+    api: Api, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def broken(*_: object, **__: object) -> None:
+        raise ConnectionResetError
+
+    monkeypatch.setattr(api.stack.use_cases.channels, "put", broken)
+    assert (await api.call("POST", "/channel", CREATE)).status == 500
+    assert "ConnectionResetError" in caplog.text
+
+
 async def test_more_requests_at_once_than_the_limit_get_503_and_the_others_their_answer() -> None:
     async with await with_options(ApiOptions(requests_limit=3)) as api:
         api.stack.log.hold = True

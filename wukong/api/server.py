@@ -48,6 +48,7 @@ _BACKLOG = 1_024
 _STOP_TIMEOUT_S = 2.0
 _LAST_WORD_S = 0.3
 _NO_ADDRESSES = Addresses()
+_CALLER_GONE = 499  # counted only, nobody reads it; HTTP has no status for it, this is the one of nginx
 
 
 def _healthy() -> str:
@@ -145,7 +146,10 @@ class Gate:
             return self._too_large()
         except (web.HTTPNotFound, web.HTTPMethodNotAllowed):
             return answers.not_found()
-        except Exception:
+        except Exception as error:
+            if isinstance(error, ConnectionError) and _is_gone(request):
+                log.info("%s %s: the caller went away", request.method, request.path)
+                return answers.refused("the caller went away", http_status=_CALLER_GONE)
             log.exception("%s %s", request.method, request.path)
             return answers.refused("internal error", http_status=500)
 
@@ -157,6 +161,10 @@ class Gate:
             Figure("wukong_http_requests", "Requests answered.", COUNTER, lambda: self.answered, ("route", "status")),
             Figure("wukong_http_requests_open", "Requests being answered.", GAUGE, lambda: self._open),
         ]
+
+
+def _is_gone(request: web.Request) -> bool:
+    return request.transport is None or request.transport.is_closing()
 
 
 def no_logins() -> Logins:
