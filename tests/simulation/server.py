@@ -479,6 +479,10 @@ class SimGateway:
         self.leaving[session] = socket
         if reason:
             socket.wire.to_client("disconnect", reason)
+        # A login that waited in a paused node may end the session of the same device that came after it: its client
+        # gets nothing more and hears of it when the socket closes.
+        world = self._server.world
+        world.notice_by(world.scheduler.now + close_after_ms / 1000)
         self._server.loop.call_later(close_after_ms / 1000, self._close, socket)
 
     def drop(self, session: int) -> None:

@@ -514,10 +514,16 @@ class World:
         self.noticed_at = max(self.noticed_at, at)
 
     def _all_settled(self) -> bool:
-        return all(device.is_settled for device in self.devices) and not any(backend.busy for backend in self.backends)
+        return (
+            all(device.is_settled for device in self.devices)
+            and not any(backend.busy for backend in self.backends)
+            and self.scheduler.now > self.noticed_at + 0.5
+        )
 
     def _at_rest(self) -> bool:
-        """Nothing in flight, nothing uncommitted, everything applied on every node."""
+        """Nobody still mistaken, nothing in flight, nothing uncommitted, everything applied on every node."""
+        if not self._all_settled():
+            return False
         for slot in range(self.options.slots):
             indexes = set()
             for server in self.servers.values():

@@ -17,12 +17,13 @@ from tests.support.server import free_ports
 
 
 class Request(NamedTuple):
-    """headers: names in lower case."""
+    """headers: names in lower case. at: when it came, seconds since 1970."""
 
     event: str
     body: bytes
     headers: Mapping[str, str]
     path: str
+    at: float
 
     @property
     def items(self) -> list[Any]:
@@ -32,7 +33,7 @@ class Request(NamedTuple):
 
 
 class WebhookReceiver:
-    """Listens from the start on, on a port that stays the same over `close` and `open`.
+    """Listens from the start on, on a port that stays the same over `close` and `open`, but for `move`.
 
     answer: called with each request in a thread of its own; the status to give, 200 by default. It may wait.
     concurrent: the most requests that were worked on at once."""
@@ -66,6 +67,11 @@ class WebhookReceiver:
             server.shutdown()
             server.server_close()
             server.cut()
+
+    def move(self) -> None:
+        """To another port; closed before and after."""
+        assert self._server is None
+        (self.port,) = free_ports(1)
 
     # -- what came
 
@@ -116,7 +122,7 @@ class _Server(http.server.ThreadingHTTPServer):
                 body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
                 query = urllib.parse.parse_qs(urllib.parse.urlsplit(self.path).query)
                 headers = {name.lower(): value for name, value in self.headers.items()}
-                status = take(Request(query.get("event", [""])[0], body, headers, self.path))
+                status = take(Request(query.get("event", [""])[0], body, headers, self.path, time.time()))
                 with contextlib.suppress(OSError):
                     self.send_response(status)
                     body = b"" if status == 204 else b"{}"
