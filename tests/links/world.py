@@ -195,14 +195,15 @@ class World:
         return int(server.sockets[0].getsockname()[1])
 
     async def close(self) -> None:
-        for node in self.nodes:
-            await node.links.stop()
         for server in self.servers:
             server.close()
-        for peer in self.peers:
-            # Whoever does not read would keep a transport that waits to be emptied.
-            peer.writer.transport.abort()
-        for _ in range(3):
+        for node in self.nodes:
+            await node.links.stop()
+        # One that was accepted just now becomes a peer a few turns of the loop later.
+        for _ in range(10):
+            for peer in self.peers:
+                # Whoever does not read would keep a transport that waits to be emptied.
+                peer.writer.transport.abort()
             await asyncio.sleep(0)
 
 
