@@ -88,6 +88,8 @@ async def test_an_answer_that_does_not_come_is_a_failure(
 
 
 async def test_an_answer_without_an_end_is_not_read_to_it(unused_tcp_port_factory: object = None) -> None:
+    gone = asyncio.Event()
+
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"\r\n\r\n")
         writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 1000000000\r\n\r\n")
@@ -96,13 +98,15 @@ async def test_an_answer_without_an_end_is_not_read_to_it(unused_tcp_port_factor
                 writer.write(b"x" * 65_536)
                 await writer.drain()
         except OSError:
-            writer.close()
+            writer.transport.abort()
+            gone.set()
 
     server = await asyncio.start_server(answer, "127.0.0.1", 0)
     sent = HttpTransport(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/", connections=1)
     async with asyncio.timeout(5):
         await sent.post("msg.notify", b"[]", {})
-    await sent.close()
+        await sent.close()
+        await gone.wait()
     server.close()
 
 
