@@ -749,6 +749,21 @@ def test_trimming_never_goes_beyond_what_is_durable() -> None:
     assert node.log.base_index == 2
 
 
+def test_alone_an_entry_counts_once_it_is_on_disk_though_a_trim_is_not_yet() -> None:
+    node = lone_node()
+    node.persisted(node.ready().seq)
+    node.propose(b"a")
+    node.persisted(node.ready().seq)
+    applied = node.ready().committed[-1].index
+    node.propose(b"b")
+    seq = node.ready().seq
+    node.tick(1.0)
+    assert node.ready().committed == []
+    node.trim(applied)  # while the disk is busy, as a trim after a flush may come
+    node.persisted(seq)
+    assert [entry.data for entry in node.ready().committed] == [b"b"]
+
+
 def test_terms_and_votes_are_records() -> None:
     node = lone_node()
     assert Record(HARD_STATE, 0, 1, 1, b"") in node.ready().records

@@ -219,6 +219,11 @@ class GroupLog(list[Entry]):
     def has_records(self) -> bool:
         return bool(self._records)
 
+    @property
+    def is_durable(self) -> bool:
+        """Whether term, vote and every entry are on disk. A trim that is not may be lost: the entries come again."""
+        return self.durable_index == self[-1][1] and self.hard_seq <= self.durable_seq
+
     # -- changing
 
     def _note(self, kind: int, index: int, term: int, data: bytes = b"") -> None:

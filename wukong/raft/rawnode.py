@@ -205,7 +205,7 @@ class RawNode:
         """Look at the clock, count answers, move the commit index. Call it after every few inputs and now and then."""
         self._now = self._filter.now = now
         # Alone, the core would commit what it has appended without asking anybody, the disk included.
-        if self._core.peers or self.log.seq == self.log.durable_seq:
+        if self._core.peers or self.log.is_durable:
             self._core.tick(now)
         if not self._reads.is_empty:
             self._filter.check_reads()
@@ -284,7 +284,7 @@ class RawNode:
             self._outbox += [(node, message) for needed, node, message in held if needed <= log.durable_seq]
         if self._core.peers:
             self._filter.log_became_durable()
-        elif log.seq == log.durable_seq:
+        elif log.is_durable:
             self._core.tick(self._now)
 
     def _take_committed(self) -> list[Committed]:
