@@ -1,15 +1,17 @@
 """What the composition root does itself: entering the settings, letting go of clients, stopping in order."""
 
 import asyncio
+from pathlib import Path
 from typing import Any, cast
 
 import msgspec
 import pytest
 
+from wukong.api.server import ApiServer
 from wukong.app import Server
 from wukong.channel.commands import Reply
 from wukong.channel.state import Settings
-from wukong.config import Config, cluster_settings
+from wukong.config import Config, cluster_settings, load_config
 from wukong.errors import Unavailable
 
 
@@ -187,3 +189,33 @@ async def test_sessions_are_forgotten_before_their_sockets_are_closed() -> None:
     server.gateway = None
     server._close_clients("before it serves")
     assert parts.calls[2:] == ["forget all"]
+
+
+async def test_a_good_answer_of_health_means_that_every_other_port_is_open(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    anywhere = "127.0.0.1:0"
+    keys = {
+        "WK_DATADIR": str(tmp_path),
+        "WK_HTTPADDR": anywhere,
+        "WK_ADDR": f"tcp://{anywhere}",
+        "WK_WSADDR": f"ws://{anywhere}",
+        "WK_MANAGER_ADDR": anywhere,
+        "WK_DEMO_ON": "true",
+        "WK_DEMO_ADDR": anywhere,
+    }
+    config, _ = load_config(None, keys, embedded=True)
+    server = Server(config)
+    opened: list[int] = []
+    start = ApiServer.start
+
+    async def noted(self: ApiServer, host: str, port: int) -> int:
+        opened.append(await start(self, host, port))
+        return opened[-1]
+
+    monkeypatch.setattr(ApiServer, "start", noted)
+    try:
+        await server.start()
+        assert opened == [server.manager_port, server.demo_port, server.http_port]
+    finally:
+        await server.stop()

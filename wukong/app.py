@@ -540,13 +540,6 @@ class Server:
         self._parts.push_async_callback(nodes.stop)
         logins = await self._logins()
         options = self._api_options(use_cases)
-        backups = BackupRoutes(self._backups(controller.cluster)).routes()
-        server = ApiServer(
-            build_app(use_cases, options, cluster=admin, nodes=nodes, logins=logins, more_routes=backups)
-        )
-        with _listening("httpAddr", config.http_addr):
-            self.http_port = await server.start(config.http_addr.host, config.http_addr.port)
-        self._api = server
         history = self._make_history(use_cases)
         if config.manager.on:
             registry = registry_of(options.figures)
@@ -583,6 +576,14 @@ class Server:
         for work in periodic:
             task = asyncio.get_running_loop().create_task(work)
             self._parts.push_async_callback(_cancel, task)
+        backups = BackupRoutes(self._backups(controller.cluster)).routes()
+        server = ApiServer(
+            build_app(use_cases, options, cluster=admin, nodes=nodes, logins=logins, more_routes=backups)
+        )
+        # The last door: whoever waits for a good /health finds all the others open.
+        with _listening("httpAddr", config.http_addr):
+            self.http_port = await server.start(config.http_addr.host, config.http_addr.port)
+        self._api = server
 
     def _start_webhooks(self) -> None:
         """Also without an address: the cluster may want events, and what waits has its limit."""
