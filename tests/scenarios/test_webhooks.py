@@ -150,7 +150,10 @@ async def trouble(receiver: WebhookReceiver, flow: Flow, rng: random.Random) -> 
             receiver.open()
         else:
             receiver.answer = slowly if kind == "slow" else (lambda request: 500)
+            before = receiver.tries
             await flow.more(10)
+            # After a kill the next try may be seconds away.
+            assert await asyncio.to_thread(receiver.wait, lambda seen=before: receiver.tries > seen)
             receiver.answer = lambda request: 200
         await flow.more(3)
 
