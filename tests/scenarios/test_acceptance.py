@@ -52,8 +52,8 @@ SHORT: dict[str, Any] = {
     "connIdleTime": "4s",
     "messageRetry": {"interval": "500ms", "scanInterval": "250ms", "maxCount": RETRIES},
 }
-# Between a moment and its being seen here, on a machine that is busy with other tests.
-SLACK_S = 8.0
+# Between a moment and its being seen here, on a machine that does other things too.
+SLACK_S = 2.0
 
 
 @contextlib.contextmanager
@@ -243,7 +243,7 @@ async def test_check_07_and_09_what_is_stored_comes_again_until_it_is_acknowledg
             times = arrivals(deaf, b"stored")
             assert len(times) == 1 + RETRIES
             took_s = times[-1] - times[0]
-            assert 0.6 * RETRIES * RETRY_S < took_s < RETRIES * (RETRY_S + SCAN_S) + SLACK_S
+            assert 0.8 * RETRIES * RETRY_S < took_s < RETRIES * (RETRY_S + SCAN_S) + SLACK_S
             assert len(arrivals(acknowledging, b"stored")) == len(arrivals(leaving, b"stored")) == 2
             assert again.of(a) == [], "reconnecting does not replay"
         # The same frame each time, and never the one that was not stored.

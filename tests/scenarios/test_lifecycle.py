@@ -1,7 +1,6 @@
 """Starting and stopping a node: quickly, in order, and with words for the operator when it cannot be.
 
-WUKONG_RESTART_MESSAGES: how many messages a node holds that starts again (1,000,000 takes minutes). With it, alone on
-a machine, the start is measured against its limit too.
+WUKONG_RESTART_MESSAGES: how many messages a node holds that has to be ready again in time (1,000,000 takes minutes).
 """
 
 import asyncio
@@ -30,11 +29,9 @@ from tests.support.wire import SUCCESS, Client, Kind, fence, unique
 
 Servers = Callable[..., ServerProcess]
 
-# Five for the node, and as many for a machine that is busy with other tests.
-STOP_LIMIT_S = 10.0
+STOP_LIMIT_S = 5.0
 READY_LIMIT_S = 3.0
-MEASURED_MESSAGES = os.environ.get("WUKONG_RESTART_MESSAGES")
-STORED_MESSAGES = int(MEASURED_MESSAGES or "20000")
+STORED_MESSAGES = int(os.environ.get("WUKONG_RESTART_MESSAGES", "20000"))
 CONNECTS = 2_000
 # WebSocket: service restart, try again later. SDKs reconnect after both.
 RECONNECT_CODES = {1012, 1013}
@@ -300,7 +297,7 @@ async def test_two_thousand_connects_fifty_at_a_time_are_all_answered(
 
 
 @pytest.mark.timeout(120 + STORED_MESSAGES // 500)
-async def test_a_node_with_many_messages_is_ready_again_after_a_kill_and_after_a_stop(
+async def test_a_node_with_many_messages_is_ready_again_in_three_seconds(
     running: ServerProcess, own_clients: Clients
 ) -> None:
     senders = await own_clients.connect_all([unique("s") for _ in range(8)], to=running)
@@ -327,8 +324,7 @@ async def test_a_node_with_many_messages_is_ready_again_after_a_kill_and_after_a
             seqs = [message["message_seq"] for message in await api.history(client.uid, room)]
             assert seqs[0] == 1 and seqs[-1] == STORED_MESSAGES // len(rooms)
             assert all(later == earlier + 1 for earlier, later in pairwise(seqs))
-    if MEASURED_MESSAGES:
-        assert max(after_kill_s, running.ready_s) < READY_LIMIT_S
+    assert max(after_kill_s, running.ready_s) < READY_LIMIT_S
 
 
 async def send_many(client: Client, room: str, count: int, *, under_way: int = 100) -> None:
